@@ -1,0 +1,193 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle: a multi-exit model on disk, as a folder with `bundle.json` and ONNX files."""
+import hashlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+
+FORMAT = 1
+OPERATING_POINTS = ('fast', 'balanced', 'accurate')
+
+
+class BundleError(ValueError):
+    """A bundle that cannot be used; the message tells the user what was found, what was expected and what to do."""
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """A class: its name and its RGB colour (0..255). Its id is its place in `Bundle.classes`."""
+
+    name: str
+    color: tuple
+
+
+@dataclass(frozen=True)
+class Exit:
+    """A head behind a stage. `macs` are the head's own multiply-accumulates; `onboard` is False for the final output."""
+
+    name: str
+    stage: str
+    graph: str
+    logits: str
+    temperature: float
+    macs: float
+    onboard: bool
+
+
+def shipped_folders() -> list:
+    """Folders in which shipped bundles may lie: the source tree, ament prefixes, the Python prefix; existing ones."""
+    candidates = [Path(__file__).resolve().parents[2] / 'bundles']
+    prefixes = [prefix for prefix in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if prefix]
+    candidates += [Path(prefix) / 'share' / 'ee_seg_ros' / 'bundles' for prefix in prefixes + [sys.prefix]]
+    return [folder for folder in candidates if folder.is_dir()]
+
+
+def find_bundle(name_or_path: str) -> Path:
+    """The folder of a bundle, given the name of a shipped one (`street`) or a path. Raises BundleError."""
+    path = Path(name_or_path).expanduser()
+    if not str(name_or_path):
+        raise BundleError('no bundle given: expected the name of a shipped bundle or the path of a bundle folder')
+    for folder in [path] + [shipped / name_or_path for shipped in shipped_folders()]:
+        if (folder / 'bundle.json').is_file():
+            return folder
+    if path.is_dir():
+        raise BundleError(f'{path} is a folder without bundle.json: expected a bundle as `ee_seg export` writes it')
+    known = sorted({found.parent.name for shipped in shipped_folders() for found in shipped.glob('*/bundle.json')})
+    raise BundleError(f'no bundle {str(name_or_path)!r}: it is neither a folder nor a shipped bundle '
+                      f"(shipped: {', '.join(known) or 'none'})")
+
+
+def _read(path):
+    try:
+        document = json.loads((path / 'bundle.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise BundleError(f'{path}/bundle.json cannot be read ({error}): copy the bundle again') from None
+    found = document.get('format') if isinstance(document, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise BundleError(f'{path} is a bundle of format {found}, newer than this version of ee_seg_ros understands '
+                          f'(format {FORMAT}): update ee_seg_ros, or export the bundle again with this version')
+    schema = json.loads((Path(__file__).parent / 'bundle.schema.json').read_text(encoding='utf-8'))
+    try:
+        jsonschema.validate(document, schema)
+    except jsonschema.ValidationError as error:
+        place = '/'.join(str(part) for part in error.absolute_path) or 'its top level'
+        raise BundleError(f'{path}/bundle.json is not a valid bundle: at {place}: {error.message[:200]}') from None
+    return document
+
+
+def _check_references(document, path):
+    """What a schema cannot say: every name that is used exists, and the sizes fit each other."""
+    tensors, graphs = document['tensors'], document['graphs']
+
+    def expect(known, name, what):
+        if name not in known:
+            raise BundleError(f'{path}/bundle.json names the {what} {name!r}, which it does not define')
+    for graph in graphs.values():
+        for tensor in graph['inputs'] + graph['outputs']:
+            expect(tensors, tensor, 'tensor')
+    for stage in document['stages']:
+        expect(graphs, stage, 'graph')
+    for exit_ in document['exits']:
+        expect(document['stages'], exit_['stage'], 'stage')
+        expect(graphs, exit_['graph'], 'graph')
+    split = document['split']
+    expect(document['stages'], split['after'], 'stage')
+    expect(graphs, split['encode'], 'graph')
+    expect(graphs, split['decode'], 'graph')
+    wanted = [1, 3, document['input']['height'], document['input']['width']]
+    if tensors.get('image', {}).get('shape') != wanted:
+        raise BundleError(f"{path}/bundle.json: tensor 'image' must have the shape {wanted} of its input")
+    for exit_ in document['exits']:
+        shape = tensors[graphs[exit_['graph']]['outputs'][0]]['shape']
+        if shape[1] != len(document['classes']):
+            raise BundleError(f"{path}/bundle.json: exit {exit_['name']} puts out {shape[1]} classes, "
+                              f"the bundle has {len(document['classes'])}")
+    onboard = sum(not _is_offboard(document, exit_) for exit_ in document['exits'])
+    for name, criterion in document['criteria'].items():
+        for point, values in criterion['operating_points'].items():
+            if len(values['thresholds']) != onboard:
+                raise BundleError(f'{path}/bundle.json: criterion {name}, operating point {point} has '
+                                  f"{len(values['thresholds'])} thresholds, expected one per onboard exit ({onboard})")
+
+
+def _is_offboard(document, exit_):
+    stages = document['stages']
+    return stages.index(exit_['stage']) > stages.index(document['split']['after'])
+
+
+class Bundle:
+    """A validated bundle. `Bundle.load` reads it; graphs are read, and checked for damage, when an engine needs them.
+
+    path, name; classes (tuple of ClassInfo); width, height of the network input in pixels; stages (graph names);
+    exits (tuple of Exit, the last one is the final output); onboard_exits; criteria (names that can be chosen);
+    feature_tensors (names of what travels); document (bundle.json).
+    """
+
+    def __init__(self, path: Path, document: dict):
+        self.path, self.document = path, document
+        self.name = document['name']
+        self.classes = tuple(ClassInfo(entry['name'], tuple(entry['color'])) for entry in document['classes'])
+        self.width, self.height = document['input']['width'], document['input']['height']
+        self.graphs, self.tensors = document['graphs'], document['tensors']
+        self.stages = tuple(document['stages'])
+        self.split = document['split']
+        self.exits = tuple(
+            Exit(entry['name'], entry['stage'], entry['graph'], self.graphs[entry['graph']]['outputs'][0],
+                 float(entry['temperature']), float(self.graphs[entry['graph']]['macs']),
+                 not _is_offboard(document, entry)) for entry in document['exits'])
+        self.onboard_exits = tuple(exit_ for exit_ in self.exits if exit_.onboard)
+        self.criteria = tuple(document['criteria']) + ('always', 'never')
+        self.feature_tensors = tuple(self.graphs[self.split['encode']]['outputs'])
+
+    @classmethod
+    def load(cls, name_or_path: str) -> 'Bundle':
+        """Load the shipped bundle of that name, or the bundle in that folder. Raises BundleError."""
+        path = find_bundle(str(name_or_path))
+        document = _read(path)
+        _check_references(document, path)
+        return cls(path, document)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over what the wire depends on: input, classes, tensors, graphs, split and codec."""
+        parts = {key: self.document[key] for key in ('input', 'classes', 'tensors', 'graphs', 'stages', 'split', 'codec')}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def palette(self) -> np.ndarray:
+        """uint8 (256, 3): RGB colour by class id; black where there is no class."""
+        palette = np.zeros((256, 3), np.uint8)
+        palette[:len(self.classes)] = [info.color for info in self.classes]
+        return palette
+
+    def graph_bytes(self, graph: str) -> bytes:
+        """The ONNX file of a graph; raises BundleError if it is missing or not the one that bundle.json describes."""
+        path = self.path / self.graphs[graph]['file']
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f'{path} cannot be read ({error.strerror}): copy the bundle again') from None
+        if hashlib.sha256(content).hexdigest() != self.graphs[graph]['sha256']:
+            raise BundleError(f'{path} is damaged or belongs to another bundle (its SHA-256 differs from the one in '
+                              'bundle.json): copy the bundle again')
+        return content
+
+    def thresholds(self, criterion: str, operating_point: str) -> tuple:
+        """Thresholds of an operating point, one per onboard exit. Raises BundleError that lists what exists."""
+        if criterion not in self.criteria:
+            raise BundleError(f'bundle {self.name} has no criterion {criterion!r}: choose one of '
+                              f"{', '.join(self.criteria)}")
+        if criterion in ('always', 'never'):
+            return (0.0,) * len(self.onboard_exits)
+        points = self.document['criteria'][criterion]['operating_points']
+        if operating_point not in points:
+            raise BundleError(f'criterion {criterion} of bundle {self.name} has no operating point '
+                              f"{operating_point!r}: choose one of {', '.join(points)}")
+        return tuple(float(value) for value in points[operating_point]['thresholds'])

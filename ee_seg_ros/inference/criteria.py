@@ -1,0 +1,108 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Exit criteria: is this mask good enough to stop here?
+
+Each criterion scores the last of the exits run so far and compares the score with that exit's threshold. All of them
+read the low-resolution grid of `ExitOutput`, over the image's content only.
+"""
+from dataclasses import dataclass
+from typing import Callable, Optional, Sequence
+
+import cv2
+import numpy as np
+
+from ee_seg_ros.inference.outputs import ExitOutput
+
+PIXEL_CONFIDENCE = 0.9    # MESS leaves th_pix to its search; this is the value that ours fixes
+
+
+def normalised_entropy(probabilities: np.ndarray) -> float:
+    """Mean over pixels of -sum_k p_k ln p_k / ln C, in 0..1; probabilities float (C, ...).
+
+    Source: Gilbert et al., "Early-Exit Criteria for Edge Semantic Segmentation", ICMLCN 2025, after the authors' code.
+    """
+    clipped = np.maximum(probabilities, np.finfo(np.float32).tiny)
+    return float(-(clipped * np.log(clipped)).sum(0).mean() / np.log(len(probabilities)))
+
+
+def variation_of_information(previous: np.ndarray, current: np.ndarray) -> float:
+    """Variation of information between two class maps, in bits; 0 where their regions are the same.
+
+    previous, current: uint8 arrays of one shape. VI = -sum p_ij log2(p_ij / p_i.) - sum p_ij log2(p_ij / p_.j) with
+    p_ij the share of pixels labelled i before and j now. Source: Gilbert et al., ICMLCN 2025 (region-based criterion).
+    It is blind to the labels themselves: a region that changes its class as a whole scores 0.
+    """
+    joint = np.bincount(previous.ravel().astype(np.int64) * 256 + current.ravel(), minlength=1)
+    pairs = np.flatnonzero(joint)
+    shares = joint[pairs] / previous.size
+    before = np.bincount(pairs // 256, shares)[pairs // 256]
+    now = np.bincount(pairs % 256, shares)[pairs % 256]
+    return float(-(shares * (np.log2(shares / before) + np.log2(shares / now))).sum() + 0.0)
+
+
+def changed_share(previous: np.ndarray, current: np.ndarray) -> float:
+    """Share of pixels whose class differs between two class maps, in 0..1."""
+    return float(np.count_nonzero(previous != current) / previous.size)
+
+
+def confident_share(probabilities: np.ndarray, pixel_threshold: float = PIXEL_CONFIDENCE) -> float:
+    """Share of pixels whose top-1 probability is at least `pixel_threshold`, in 0..1; probabilities (C, h, w).
+
+    At semantic borders a pixel takes the median confidence of its 3x3 neighbourhood.
+    Source: MESS (Kouris et al., ECCV 2022), whose window is as wide as the output stride.
+    """
+    confidence = np.ascontiguousarray(probabilities.max(0), np.float32)
+    classes = probabilities.argmax(0).astype(np.uint8)
+    kernel = np.ones((3, 3), np.uint8)
+    border = cv2.dilate(cv2.morphologyEx(classes, cv2.MORPH_GRADIENT, kernel), kernel) > 0
+    smoothed = np.where(border, cv2.medianBlur(confidence, 3), confidence)
+    return float(np.count_nonzero(smoothed >= pixel_threshold) / smoothed.size)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A rule that settles a frame.
+
+    direction: 'below' settles when score < threshold, 'above' when score >= threshold.
+    first: index of the first exit at which it can settle (1 where consecutive exits are compared).
+    score: takes the outputs of the exits run so far; None for the rules that look at nothing.
+    thresholds: what its list of thresholds means, in words.
+    """
+
+    name: str
+    direction: str
+    first: int
+    score: Optional[Callable[[Sequence[ExitOutput]], float]]
+    thresholds: str
+
+    def judge(self, outputs: Sequence[ExitOutput], threshold: float) -> tuple:
+        """(score or None, settled) of the last of `outputs`, the exits run so far on one image."""
+        if self.score is None:
+            return None, self.name == 'always'
+        if len(outputs) <= self.first:
+            return None, False
+        score = self.score(outputs)
+        return score, self.settles(score, threshold)
+
+    def settles(self, score: float, threshold: float) -> bool:
+        """True if a score passes a threshold."""
+        return score < threshold if self.direction == 'below' else score >= threshold
+
+
+_PER_EXIT = 'one per onboard exit'
+_FROM_SECOND = 'one per onboard exit; the first is not used, for there is nothing to compare it with'
+
+CRITERIA = {criterion.name: criterion for criterion in (
+    Criterion('entropy', 'below', 0, lambda outputs: normalised_entropy(outputs[-1].grid_probabilities),
+              f'mean normalised entropy, 0..1; {_PER_EXIT}'),
+    Criterion('region', 'below', 1,
+              lambda outputs: variation_of_information(outputs[-2].grid_classes, outputs[-1].grid_classes),
+              f'variation of information in bits; {_FROM_SECOND}'),
+    Criterion('region_change', 'below', 1,
+              lambda outputs: changed_share(outputs[-2].grid_classes, outputs[-1].grid_classes),
+              f'share of changed pixels, 0..1; {_FROM_SECOND}'),
+    Criterion('confidence', 'above', 0, lambda outputs: confident_share(outputs[-1].grid_probabilities),
+              f'share of confident pixels, 0..1; {_PER_EXIT}'),
+    Criterion('always', 'above', 0, None, 'not used: every frame settles at the first exit'),
+    Criterion('never', 'above', 0, None, 'not used: no frame settles'),
+)}

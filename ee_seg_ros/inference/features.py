@@ -1,0 +1,134 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The feature payload: zstd over msgpack of {version, fingerprint, split, expert, rate, ..., tensors}.
+
+Whatever arrives is checked against the bundle before anything of its claimed size is allocated.
+"""
+from dataclasses import dataclass
+
+import msgpack
+import numpy as np
+import zstandard
+
+from ee_seg_ros.inference.bundle import Bundle
+from ee_seg_ros.inference.frame import Placement, fit
+
+VERSION = 1
+FORMAT = 'ee_seg features; msgpack; zstd'
+_HEADROOM = 4096          # bytes of a payload that are not tensor data: keys, numbers, names
+_LARGEST_OUTPUT = 64      # times the pixels of the network input: 4K images over a 480x368 input are 47 times
+_KEYS = {'version', 'fingerprint', 'split', 'expert', 'rate', 'cells', 'image', 'output', 'tensors'}
+
+
+class FeatureError(ValueError):
+    """A payload that is refused. kind: 'damaged', 'oversized', 'foreign' (another bundle) or 'version'."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Features:
+    """A checked payload: tensors (uint8 arrays by name), the image's placement, the wanted size of the mask in pixels."""
+
+    tensors: dict
+    placement: Placement
+    output_width: int
+    output_height: int
+
+
+def _description(bundle):
+    return {name: bundle.tensors[name] for name in bundle.feature_tensors}
+
+
+def _tensor_bytes(bundle):
+    return sum(int(np.prod(tensor['shape'])) for tensor in _description(bundle).values())
+
+
+def pack(bundle: Bundle, tensors: dict, placement: Placement, output_size: tuple) -> bytes:
+    """Pack feature tensors (uint8, as `Engine.encode` gives them) for the wire.
+
+    placement: of the image in the network input. output_size: (width, height) that the refined mask shall have.
+    """
+    document = {
+        'version': VERSION, 'fingerprint': bundle.fingerprint, 'split': bundle.split['after'], 'expert': '',
+        'rate': 0, 'cells': None, 'image': [placement.image_width, placement.image_height],
+        'output': [int(output_size[0]), int(output_size[1])],
+        'tensors': {name: {'dtype': 'uint8', 'shape': list(tensors[name].shape), 'data': tensors[name].tobytes()}
+                    for name in bundle.feature_tensors},
+    }
+    # The checksum finds flipped bits, which would otherwise become wrong features without a sign.
+    return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(msgpack.packb(document))
+
+
+def _decompress(bundle, data):
+    limit = _tensor_bytes(bundle) + _HEADROOM
+    if len(data) > 2 * limit:
+        raise FeatureError('oversized', f'{len(data)} bytes, more than a payload of bundle {bundle.name} can have')
+    try:
+        size = zstandard.frame_content_size(data)
+        if size < 0:
+            raise FeatureError('damaged', 'the payload does not state its size')
+        if size > limit:
+            raise FeatureError('oversized', f'it claims {size} bytes, bundle {bundle.name} allows {limit}')
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=limit)
+    except zstandard.ZstdError as error:
+        raise FeatureError('damaged', f'not a whole zstd frame ({error})') from None
+
+
+def _parse(raw):
+    try:
+        document = msgpack.unpackb(raw, max_map_len=64, max_array_len=64, max_str_len=256, max_ext_len=0)
+    except Exception as error:    # msgpack raises ValueErrors, UnicodeErrors and types of its own for damaged data
+        raise FeatureError('damaged', f'not a msgpack document ({error})') from None
+    if not isinstance(document, dict) or not isinstance(document.get('version'), int):
+        raise FeatureError('damaged', 'not a feature document: it has no version')
+    if document['version'] != VERSION:
+        raise FeatureError('version', f"payload version {document['version']}, this side speaks version {VERSION}: "
+                                      'run the same ee_seg_ros on both sides')
+    if set(document) != _KEYS:
+        raise FeatureError('damaged', f'keys missing or unknown: {sorted(map(str, set(document) ^ _KEYS))}')
+    return document
+
+
+def _size(document, key):
+    value = document[key]
+    if not (isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)):
+        raise FeatureError('damaged', f'{key} is {str(value)[:60]}, expected [width, height] in pixels')
+    return value
+
+
+def _tensors(bundle, received):
+    wanted = _description(bundle)
+    if not isinstance(received, dict) or set(received) != set(wanted):
+        raise FeatureError('damaged', f'tensors are not {sorted(wanted)}')
+    tensors = {}
+    for name, tensor in wanted.items():
+        entry, shape = received[name], tensor['shape']
+        if (not isinstance(entry, dict) or entry.get('dtype') != tensor['dtype'] or entry.get('shape') != shape
+                or not isinstance(entry.get('data'), bytes) or len(entry['data']) != int(np.prod(shape))):
+            raise FeatureError('damaged', f"tensor {name} is not {tensor['dtype']} of shape {shape}")
+        tensors[name] = np.frombuffer(entry['data'], np.uint8).reshape(shape)
+        if tensors[name].max() >= bundle.document['codec']['levels']:
+            raise FeatureError('damaged', f'tensor {name} has levels that the codec does not know')
+    return tensors
+
+
+def unpack(bundle: Bundle, data) -> Features:
+    """Check and unpack a payload (bytes-like). Raises FeatureError for anything that this bundle cannot finish."""
+    document = _parse(_decompress(bundle, bytes(data)))
+    if document['fingerprint'] != bundle.fingerprint:
+        raise FeatureError('foreign', f"features of bundle {str(document['fingerprint'])[:16]}, this side runs "
+                                      f'{bundle.fingerprint} ({bundle.name}): run the same bundle on both sides')
+    if document['split'] != bundle.split['after'] or document['expert'] != '' or document['rate'] != 0 \
+            or document['cells'] is not None:
+        raise FeatureError('damaged', 'split, expert, rate or cells are none that this bundle knows')
+    image_width, image_height = _size(document, 'image')
+    output_width, output_height = _size(document, 'output')
+    limit = _LARGEST_OUTPUT * bundle.width * bundle.height
+    if output_width * output_height > limit or image_width * image_height > limit:
+        raise FeatureError('oversized', f'a mask of {output_width}x{output_height} for an image of '
+                                        f'{image_width}x{image_height} is asked for; at most {limit} pixels are served')
+    return Features(_tensors(bundle, document['tensors']), fit(image_width, image_height, bundle),
+                    output_width, output_height)

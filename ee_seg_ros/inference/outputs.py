@@ -1,0 +1,89 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an exit puts out: logits, and the mask, confidence and low-resolution maps made from them."""
+import math
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+from ee_seg_ros.inference.bundle import Bundle, Exit
+from ee_seg_ros.inference.frame import Placement
+
+GRID = 8    # pixels of network input per cell of the grid on which criteria compare exits of different strides
+
+
+class ExitOutput:
+    """The output of one exit for one image.
+
+    exit: which one. logits: float32 (C, h, w) over the whole network input. placement: where the image lies in it.
+    Everything else is computed when it is first asked for.
+    """
+
+    def __init__(self, bundle: Bundle, exit_: Exit, logits: np.ndarray, placement: Placement):
+        self.exit, self.logits, self.placement = exit_, logits, placement
+        self._stride = bundle.width // logits.shape[2]
+
+    def _resized_planes(self, planes, width, height):
+        """Yield each plane (h, w), resized bilinearly so that the image's content fills (height, width).
+
+        Only the rows and columns under the content, and a margin that the interpolation reads, are resized.
+        """
+        place, stride = self.placement, self._stride
+        rows = min(planes.shape[1], math.ceil(place.content_height / stride) + 1)
+        columns = min(planes.shape[2], math.ceil(place.content_width / stride) + 1)
+        size = (max(width, round(columns * stride * width / place.content_width)),
+                max(height, round(rows * stride * height / place.content_height)))
+        buffer = np.empty((size[1], size[0]), np.float32)    # one for all planes: each is used before the next is made
+        for plane in planes:
+            cv2.resize(plane[:rows, :columns], size, dst=buffer, interpolation=cv2.INTER_LINEAR)
+            yield buffer[:height, :width]
+
+    def mask(self, width: int, height: int) -> np.ndarray:
+        """Class ids as uint8 (height, width): the argmax of the logits, resized bilinearly to that size."""
+        planes = self._resized_planes(self.logits, width, height)
+        best = next(planes).copy()
+        ids = np.zeros((height, width), np.uint8)
+        wins = np.empty((height, width), bool)
+        candidates = wins.view(np.uint8)
+        for class_id, plane in enumerate(planes, start=1):
+            np.greater(plane, best, out=wins)
+            np.maximum(plane, best, out=best)
+            # Class ids only grow along this loop, so a maximum does what a slower masked copy would.
+            np.multiply(candidates, np.uint8(class_id), out=candidates)
+            np.maximum(ids, candidates, out=ids)
+        return ids
+
+    def confidence(self, width: int, height: int) -> np.ndarray:
+        """Top-1 probability as uint8 (height, width), 0..255: softmax at the logits' resolution, then resized."""
+        top = (softmax(self.logits, self.exit.temperature).max(0) * 255).astype(np.float32)
+        return next(self._resized_planes(top[None], width, height)).round().astype(np.uint8)
+
+    @cached_property
+    def grid_logits(self) -> np.ndarray:
+        """float32 (C, rows, columns): logits on the common grid of 8 pixels, over the image's content only."""
+        rows = math.ceil(self.placement.content_height / GRID)
+        columns = math.ceil(self.placement.content_width / GRID)
+        logits = self.logits
+        if self._stride != GRID:
+            size = (logits.shape[2] * self._stride // GRID, logits.shape[1] * self._stride // GRID)
+            logits = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in logits])
+        return logits[:, :rows, :columns]
+
+    @cached_property
+    def grid_probabilities(self) -> np.ndarray:
+        """float32 (C, rows, columns): softmax of `grid_logits` at the exit's calibrated temperature."""
+        return softmax(self.grid_logits, self.exit.temperature)
+
+    @cached_property
+    def grid_classes(self) -> np.ndarray:
+        """uint8 (rows, columns): class ids on the grid."""
+        return self.grid_logits.argmax(0).astype(np.uint8)
+
+
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Softmax over the first axis of float32 (C, ...) divided by `temperature`."""
+    scaled = (logits - logits.max(0)) * np.float32(1 / temperature)
+    np.exp(scaled, out=scaled)
+    scaled /= scaled.sum(0)
+    return scaled

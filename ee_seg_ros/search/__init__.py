@@ -1,0 +1,1 @@
+"""Choosing thresholds and exits from measured outputs."""

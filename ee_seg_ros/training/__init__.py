@@ -1,0 +1,1 @@
+"""Training of multi-exit networks: losses, batches and the training loop."""

@@ -1,0 +1,25 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Losses of multi-exit segmentation."""
+import torch
+from torch.nn import functional
+
+from ee_seg_ros.data.camvid import UNLABELLED
+
+
+def class_weights(pixel_shares: list, power: float, largest: float) -> torch.Tensor:
+    """(median share / share) ** power, at most `largest`: power 1 is SegNet's median-frequency balancing."""
+    shares = torch.tensor(pixel_shares)
+    return (shares.median() / shares).pow(power).clamp(max=largest)
+
+
+def exit_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, stride: int) -> torch.Tensor:
+    """Weighted cross-entropy at every `stride`-th pixel of the label map.
+
+    logits (N, C, h, w) are resized to the label grid (bilinear); labels int64 (N, H, W), 255 ignored. Comparing at a
+    quarter of the rows and columns costs a twentieth of the full comparison, and a mask is judged in full anyway.
+    """
+    labels = labels[:, stride // 2::stride, stride // 2::stride]
+    if logits.shape[-2:] != labels.shape[-2:]:
+        logits = functional.interpolate(logits, size=labels.shape[-2:], mode='bilinear', align_corners=False)
+    return functional.cross_entropy(logits, labels.contiguous(), weights, ignore_index=UNLABELLED)

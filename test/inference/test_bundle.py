@@ -1,0 +1,113 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bundles: what is loaded, what is refused, and how it is said."""
+import json
+import shutil
+
+import pytest
+
+from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle, BundleError, find_bundle
+from ee_seg_ros.inference.criteria import CRITERIA
+from ee_seg_ros.inference.engine import Engine
+
+
+@pytest.fixture
+def copy(bundle, tmp_path):
+    folder = tmp_path / 'copy'
+    shutil.copytree(bundle.path, folder)
+    return folder
+
+
+def edit(folder, change):
+    document = json.loads((folder / 'bundle.json').read_text())
+    change(document)
+    (folder / 'bundle.json').write_text(json.dumps(document))
+
+
+def test_shipped_bundle_has_what_the_nodes_need(bundle):
+    assert len(bundle.classes) == 11
+    assert len(bundle.onboard_exits) >= 3 and not bundle.exits[-1].onboard
+    assert bundle.width % 16 == 0 and bundle.height % 16 == 0
+    assert sum(file.stat().st_size for file in bundle.path.iterdir()) <= 40e6
+    for name, criterion in CRITERIA.items():
+        assert name in bundle.criteria
+        for point in OPERATING_POINTS:
+            assert len(bundle.thresholds(name, point)) == len(bundle.onboard_exits)
+        if criterion.score:
+            assert bundle.document['criteria'][name]['direction'] == criterion.direction
+            assert len(bundle.document['criteria'][name]['curve']) >= 10
+
+
+def test_operating_points_cost_more_the_more_accurate_they_are(bundle):
+    for name, entry in bundle.document['criteria'].items():
+        costs = [entry['operating_points'][point]['mean_macs'] for point in OPERATING_POINTS]
+        assert costs == sorted(costs), name
+
+
+def test_fingerprint_ignores_thresholds_but_not_classes(bundle, copy):
+    edit(copy, lambda document: document['provenance'].update(note='another'))
+    edit(copy, lambda document: document['criteria']['entropy']['operating_points']['fast'].update(
+        thresholds=[0.5] * len(bundle.onboard_exits)))
+    assert Bundle.load(copy).fingerprint == bundle.fingerprint
+    edit(copy, lambda document: document['classes'][0].update(name='Ceiling'))
+    assert Bundle.load(copy).fingerprint != bundle.fingerprint
+
+
+def test_found_by_name_and_by_path(bundle, copy):
+    assert find_bundle('street') == bundle.path
+    assert find_bundle(str(copy)) == copy
+
+
+@pytest.mark.parametrize('name', ['no_such_bundle', ''])
+def test_missing_bundle_names_what_exists(name):
+    with pytest.raises(BundleError, match='shipped'):
+        find_bundle(name)
+
+
+def test_folder_without_bundle(tmp_path):
+    with pytest.raises(BundleError, match='without bundle.json'):
+        Bundle.load(tmp_path)
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda d: d.update(format=2), 'newer than this version.*update ee_seg_ros'),
+    (lambda d: d.pop('graphs'), "'graphs' is a required property"),
+    (lambda d: d['input'].update(width='wide'), 'input/width'),
+    (lambda d: d['stages'].append('stage9'), "names the graph 'stage9'"),
+    (lambda d: d['classes'].pop(), 'puts out 11 classes, the bundle has 10'),
+    (lambda d: d['graphs']['exit1'].update(file='../exit1.onnx'), 'graphs/exit1/file'),
+    (lambda d: d['criteria']['entropy']['operating_points']['fast'].update(thresholds=[1.0]), 'one per onboard exit'),
+])
+def test_invalid_documents_are_explained(copy, change, message):
+    edit(copy, change)
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(copy)
+
+
+def test_document_that_is_no_json(copy):
+    (copy / 'bundle.json').write_text('{"format": 1,')
+    with pytest.raises(BundleError, match='cannot be read'):
+        Bundle.load(copy)
+
+
+def test_damaged_graph_is_named(copy):
+    path = copy / 'stage2.onnx'
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match='stage2.onnx is damaged'):
+        Engine(Bundle.load(copy), part='onboard')
+
+
+def test_missing_graph_matters_only_to_who_needs_it(copy):
+    (copy / 'stage4.onnx').unlink()
+    Engine(Bundle.load(copy), part='onboard')
+    with pytest.raises(BundleError, match='stage4.onnx cannot be read'):
+        Engine(Bundle.load(copy), part='offboard')
+
+
+def test_unknown_names_list_the_known_ones(bundle):
+    with pytest.raises(BundleError, match='choose one of entropy'):
+        bundle.thresholds('entropi', 'fast')
+    with pytest.raises(BundleError, match='choose one of fast'):
+        bundle.thresholds('entropy', 'faster')

@@ -1,0 +1,80 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Criteria against values worked out by hand."""
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ee_seg_ros.inference.criteria import (CRITERIA, changed_share, confident_share, normalised_entropy,
+                                           variation_of_information)
+
+
+def probabilities(*pixels):
+    return np.array(pixels, np.float32).T[:, None, :]
+
+
+def test_entropy_is_one_for_uniform_and_zero_for_certain():
+    assert normalised_entropy(probabilities([0.25] * 4)) == pytest.approx(1.0)
+    assert normalised_entropy(probabilities([1, 0, 0, 0])) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_entropy_is_the_mean_over_pixels():
+    # Half a bit's worth: {1/2, 1/2} of 4 classes is ln 2 / ln 4 = 0.5; with a certain pixel beside it 0.25.
+    assert normalised_entropy(probabilities([0.5, 0.5, 0, 0], [1, 0, 0, 0])) == pytest.approx(0.25)
+
+
+def test_variation_of_information_by_hand():
+    # 4 pixels, one region splits into two halves: H(after | before) = 1 bit, H(before | after) = 0.
+    assert variation_of_information(np.array([[0, 0, 0, 0]], np.uint8),
+                                    np.array([[0, 0, 1, 1]], np.uint8)) == pytest.approx(1.0)
+    # Independent halves: 1 bit each way.
+    assert variation_of_information(np.array([[0, 0, 1, 1]], np.uint8),
+                                    np.array([[0, 1, 0, 1]], np.uint8)) == pytest.approx(2.0)
+    # One of four pixels moves from region 0 to region 1: p = 1/4, 1/4, 1/2.
+    expected = -(0.25 * np.log2(0.5) + 0.25 * np.log2(0.5)) - (0.25 * np.log2(1 / 3) + 0.5 * np.log2(2 / 3))
+    assert variation_of_information(np.array([[0, 0, 1, 1]], np.uint8),
+                                    np.array([[0, 1, 1, 1]], np.uint8)) == pytest.approx(expected)
+
+
+def test_variation_of_information_is_blind_to_labels_and_changed_share_is_not():
+    before, after = np.array([[3, 3, 4, 4]], np.uint8), np.array([[4, 4, 9, 9]], np.uint8)
+    assert variation_of_information(before, after) == 0.0
+    assert changed_share(before, after) == 1.0
+    assert changed_share(before, np.array([[3, 3, 4, 9]], np.uint8)) == 0.25
+
+
+def test_confident_share_counts_pixels_at_or_above_the_threshold():
+    row = np.array([[0.95, 0.9, 0.8, 0.99]], np.float32)
+    maps = np.stack([row, 1 - row])    # one class wins everywhere: no borders
+    assert confident_share(maps, 0.9) == 0.75
+
+
+def test_confident_share_takes_the_median_at_borders():
+    top = np.full((5, 6), 0.95, np.float32)
+    top[2, 2] = 0.6
+    first = np.where(np.arange(6) < 3, top, 1 - top).astype(np.float32)
+    assert confident_share(np.stack([first, 1 - first]), 0.9) == 1.0    # its neighbours outvote the weak pixel
+
+
+def outputs(*maps):
+    return [SimpleNamespace(grid_classes=np.array(m, np.uint8)) for m in maps]
+
+
+@pytest.mark.parametrize('name', ['region', 'region_change'])
+def test_comparing_criteria_never_fire_at_the_first_exit(name):
+    rule = CRITERIA[name]
+    assert rule.judge(outputs([[1, 1]]), 1e9) == (None, False)
+    score, settled = rule.judge(outputs([[1, 1]], [[1, 1]]), 0.1)
+    assert score == 0.0 and settled
+    assert not rule.judge(outputs([[1, 1]], [[1, 2]]), 0.1)[1]
+
+
+def test_directions():
+    assert CRITERIA['entropy'].settles(0.1, 0.2) and not CRITERIA['entropy'].settles(0.2, 0.2)
+    assert CRITERIA['confidence'].settles(0.2, 0.2) and not CRITERIA['confidence'].settles(0.1, 0.2)
+
+
+def test_always_and_never():
+    assert CRITERIA['always'].judge([None], 0.0) == (None, True)
+    assert CRITERIA['never'].judge([None, None, None], 0.0) == (None, False)

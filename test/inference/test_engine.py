@@ -1,0 +1,110 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: where it stops, that a split run equals an unsplit one, and what masks look like."""
+import cv2
+import numpy as np
+import pytest
+
+from ee_seg_ros.data.scenes import StreetDrive
+from ee_seg_ros.evaluation.metrics import confusion, mean_iou
+from ee_seg_ros.inference.engine import Engine
+from ee_seg_ros.inference.features import pack, unpack
+from ee_seg_ros.inference.frame import fit, preprocess
+
+
+def test_split_run_over_the_wire_equals_the_run_in_one_process(bundle, engine, features, result):
+    # Two engines with a part each, and the payload between them, compute what one engine computes: exactly.
+    robot, server = Engine(bundle, part='onboard'), Engine(bundle, part='offboard')
+    received = unpack(bundle, pack(bundle, robot.encode(result), result.placement, (480, 360)))
+    np.testing.assert_array_equal(server.finish(received.tensors, received.placement).logits,
+                                  engine.finish(features, result.placement).logits)
+
+
+def test_stops_at_the_first_exit_that_settles(engine, image):
+    exits = [exit_.name for exit_ in engine.bundle.onboard_exits]
+    count = len(exits)
+    assert engine.segment(image, 'always', (0,) * count).exit_name == exits[0]
+    assert engine.segment(image, 'entropy', (2.0,) * count).exit_name == exits[0]
+    second = engine.segment(image, 'region', (99.0,) * count)    # it can never settle at the first exit
+    assert second.exit_name == exits[1] and second.settled and second.score < second.threshold == 99.0
+    last = engine.segment(image, 'entropy', (0.0,) * (count - 1) + (2.0,))
+    assert last.exit_name == exits[-1] and last.settled
+    unsettled = engine.segment(image, 'entropy', (0.0,) * count)
+    assert unsettled.exit_name == exits[-1] and not unsettled.settled
+
+
+def test_stopping_early_costs_less_and_gives_the_same_mask(engine, image, result):
+    early = engine.segment(image, 'always', (0,) * len(engine.bundle.onboard_exits))
+    assert early.macs < result.macs
+    np.testing.assert_array_equal(early.output.mask(480, 360), result.outputs[0].mask(480, 360))
+
+
+def test_unknown_provider_falls_back_with_one_warning(bundle):
+    said = []
+    engine = Engine(bundle, providers=('NoSuchExecutionProvider', 'CPUExecutionProvider'), part='onboard',
+                    warn=said.append)
+    assert engine.providers == ('CPUExecutionProvider',)
+    assert len(said) == 1 and 'NoSuchExecutionProvider' in said[0]
+
+
+def test_preprocess_equals_plain_arithmetic(bundle, image):
+    tensor, placement = preprocess(image, bundle)
+    assert tensor.shape == (1, 3, bundle.height, bundle.width) and tensor.dtype == np.float32
+    content = tensor[0, :, :placement.content_height, :placement.content_width]
+    np.testing.assert_allclose(content, image.transpose(2, 0, 1) / 127.5 - 1, atol=1e-6)
+    np.testing.assert_allclose(tensor[0, :, placement.content_height:], 127 / 127.5 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize('width, height', [(480, 360), (1242, 374), (360, 640), (64, 48), (1920, 1080), (5, 500)])
+def test_aspect_ratio_is_kept(bundle, width, height):
+    placement = fit(width, height, bundle)
+    assert placement.content_width <= bundle.width and placement.content_height <= bundle.height
+    assert placement.content_width == bundle.width or placement.content_height == bundle.height
+    scale = min(bundle.width / width, bundle.height / height)
+    assert abs(placement.content_width - width * scale) <= 1 and abs(placement.content_height - height * scale) <= 1
+
+
+@pytest.mark.parametrize('width, height', [(480, 360), (640, 480), (1242, 374), (200, 400), (960, 540)])
+def test_mask_is_the_argmax_of_logits_resized_in_full(engine, image, width, height):
+    output = engine.segment(cv2.resize(image, (width, height)), 'always', (0,) * 3).output
+    mask = output.mask(width, height)
+    assert mask.shape == (height, width) and mask.dtype == np.uint8 and mask.max() < len(engine.bundle.classes)
+    place, bundle = output.placement, engine.bundle
+    # Straightforward and slow: resize all logits to the network input, cut out the content, resize to the image.
+    size = (round(bundle.width * width / place.content_width), round(bundle.height * height / place.content_height))
+    planes = np.stack([cv2.resize(plane, size) for plane in output.logits])[:, :height, :width]
+    assert np.mean(planes.argmax(0) == mask) > 0.99    # sizes round to whole pixels
+    if (width, height) == (480, 360):
+        np.testing.assert_array_equal(planes.argmax(0), mask)
+
+
+def test_confidence_is_the_top_probability(engine, result):
+    output = result.outputs[0]
+    confidence = output.confidence(480, 360)
+    assert confidence.shape == (360, 480) and confidence.dtype == np.uint8
+    exponentials = np.exp(output.logits.astype(np.float64) / output.exit.temperature)
+    top = (exponentials / exponentials.sum(0)).max(0)[:45, :60]
+    assert abs(confidence.mean() / 255 - top.mean()) < 0.01
+    assert confidence.min() >= 255 // len(engine.bundle.classes) - 1
+
+
+def test_grid_covers_the_content_only(engine, image):
+    wide = engine.segment(image[:180], 'never', (0,) * 3)    # 480x180: half of the network input is padding
+    for output in wide.outputs:
+        assert output.grid_classes.shape == (23, 60)
+
+
+def test_scenes_are_segmented_well(engine):
+    drive, total = StreetDrive(seed=11), 0
+    for index in range(0, 60, 6):
+        scene = drive.frame(index)
+        run = engine.segment(scene.image, 'never', (0,) * 3)
+        final = engine.finish(engine.encode(run), run.placement)
+        total = total + confusion(scene.labels, final.mask(480, 360), 11)
+    assert mean_iou(total) > 0.5    # the shipped model was trained on such scenes; another drive than any test's
+
+
+@pytest.mark.parametrize('width, height', [(1, 1), (7, 300), (97, 61)])
+def test_tiny_images_get_a_mask_of_their_size(engine, width, height):
+    output = engine.segment(np.zeros((height, width, 3), np.uint8), 'always', (0,) * 3).output
+    assert output.mask(width, height).shape == (height, width)
