@@ -1,0 +1,170 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where the camera's images come from: procedural street scenes, a folder of images, or a video file."""
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ee_seg_ros.data.scenes import StreetDrive
+
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
+UNLABELLED = 255
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """image: uint8 (H, W, 3) RGB. labels: uint8 (h, w) class ids, 255 unlabelled, or None. name: for people and logs."""
+
+    image: np.ndarray
+    labels: np.ndarray | None
+    name: str
+
+
+class SceneSource:
+    """The procedural street of one seed: endless, every frame labelled. Frames may be asked for in any order."""
+
+    count = None
+
+    def __init__(self, seed: int = 0):
+        self.name = 'scenes'
+        self._seed = seed
+        self._drive = StreetDrive(seed)
+
+    def frame(self, index: int) -> SourceFrame:
+        """Frame `index` (0 or more) of the drive, 480x360."""
+        scene = self._drive.frame(index)
+        return SourceFrame(scene.image, scene.labels, f'scene_{self._seed}_{index:05d}')
+
+
+class FolderSource:
+    """The images of a folder in the natural order of their names (frame2 before frame10).
+
+    Labels are 8-bit PNGs of class ids with the image's name: of `.../images/SPLIT/NAME.jpg` in `.../labels/SPLIT/`,
+    of `.../images/NAME.jpg` in `.../labels/`. An ignore id stated by a `classes.json` beside `images` becomes 255.
+    Raises FileNotFoundError where there is no folder, ValueError where it holds no images.
+    """
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder).resolve()
+        self.name = folder.name
+        self._paths = _images_of(folder)
+        self._labels, self._ignore = _labels_of(folder)
+        self.count = len(self._paths)
+
+    def frame(self, index: int) -> SourceFrame:
+        """Image `index`; IndexError past the end, ValueError for a file that is no image."""
+        if not 0 <= index < self.count:
+            raise IndexError(f'frame {index} of a folder of {self.count} images')
+        path = self._paths[index]
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise ValueError(f'{path} is not an image that OpenCV can read')
+        return SourceFrame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), self._read_labels(path.stem), path.stem)
+
+    def _read_labels(self, stem):
+        path = self._labels / f'{stem}.png' if self._labels else None
+        if path is None or not path.is_file():
+            return None
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
+            raise ValueError(f'{path} is not a label image: expected an 8-bit grey PNG whose pixels are class ids')
+        if self._ignore is not None:
+            labels[labels == self._ignore] = UNLABELLED
+        return labels
+
+
+class VideoSource:
+    """The frames of a video file, decoded one after the other; going back starts again from the first one.
+
+    Raises FileNotFoundError or ValueError for a file that is not there or not a video.
+    """
+
+    def __init__(self, path: str | Path):
+        self._path = Path(path)
+        self.name = self._path.stem
+        # What FFmpeg has to say of a broken file is said by our own error, in one line.
+        os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+        self._open()
+        self.count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        if self.count <= 0:    # some containers do not say
+            self.count = 0
+            while self._capture.grab():
+                self.count += 1
+            self._open()
+        if not self.count:
+            raise ValueError(f'{self._path} holds no frame that OpenCV can decode')
+
+    def _open(self):
+        self._capture = cv2.VideoCapture(str(self._path))
+        self._next = 0
+        if not self._capture.isOpened():
+            raise ValueError(f'{self._path} is not a video that OpenCV can read')
+
+    def frame(self, index: int) -> SourceFrame:
+        """Frame `index`. IndexError past the end; `count` is corrected where the file had promised more."""
+        if not 0 <= index < self.count:
+            raise IndexError(f'frame {index} of a video of {self.count} frames')
+        if index < self._next:
+            self._open()
+        while self._next < index and self._capture.grab():
+            self._next += 1
+        read, image = self._capture.read()
+        if not read:
+            self.count = self._next
+            raise IndexError(f'{self._path} ends after {self._next} frames')
+        self._next += 1
+        return SourceFrame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), None, f'{self.name}_{index:05d}')
+
+
+Source = SceneSource | FolderSource | VideoSource
+
+
+def open_source(spec: str, seed: int = 0) -> Source:
+    """The source that `spec` names: `scenes` (drawn from `seed`), a folder of images, or a video file.
+
+    A source has `name`, `count` (None: endless) and `frame(index)`. Raises FileNotFoundError or ValueError that says
+    what was given and what is expected.
+    """
+    if spec == 'scenes':
+        if seed < 0:
+            raise ValueError(f'seed {seed} of the scenes must not be negative')
+        return SceneSource(seed)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return FolderSource(path)
+    if path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            raise ValueError(f'source {spec} is a single image: give the folder that it is in, a video, or scenes')
+        return VideoSource(path)
+    raise FileNotFoundError(f'no source {spec!r}: give scenes, a folder of images, or a video file')
+
+
+def _images_of(folder):
+    """The images of a folder, in natural order of their names."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f'no folder {folder}')
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != '.']
+    if paths:
+        return sorted(paths, key=lambda path: [(not part.isdigit(), int(part) if part.isdigit() else 0, part)
+                                               for part in re.split(r'(\d+)', path.name)])
+    inside = sorted({path.parent for path in folder.glob('*/*') if path.suffix.lower() in IMAGE_SUFFIXES})
+    hint = f'; there are some in {inside[0]}' if inside else ''
+    raise ValueError(f'no images in {folder} (looked for {", ".join(IMAGE_SUFFIXES)}){hint}')
+
+
+def _labels_of(folder):
+    """(folder of the labels or None, the label id that means unlabelled or None) of a folder of images."""
+    for images, rest in ((folder, ''), (folder.parent, folder.name)):
+        labels = images.parent / 'labels' / rest
+        if images.name == 'images' and labels.is_dir():
+            try:
+                described = json.loads((images.parent / 'classes.json').read_text())
+                return labels, int(described['ignore_id'])
+            except (OSError, ValueError, KeyError, TypeError):
+                return labels, None
+    return None, None

@@ -1,0 +1,1 @@
+"""How good, how dear and how fast: mIoU, cost, bytes, reports."""

@@ -1,0 +1,62 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a bundle says of itself, for `ee_seg info`."""
+from ee_seg_ros.evaluation.evaluate import exit_costs
+from ee_seg_ros.evaluation.report import console, giga, points, table
+from ee_seg_ros.inference.bundle import Bundle
+
+
+def describe(bundle: Bundle) -> dict:
+    """Everything worth knowing of a bundle, as plain JSON types.
+
+    An exit's `macs` are those of stopping there, all heads passed included. Keys of figures that the bundle does not
+    state are absent.
+    """
+    exits = []
+    measured = _measured(bundle.document['provenance'])
+    for exit_, macs in zip((*bundle.onboard_exits, bundle.exits[-1]), exit_costs(bundle)):
+        entry = {'name': exit_.name, 'onboard': exit_.onboard, 'macs': macs, 'temperature': exit_.temperature}
+        if exit_.name in measured:
+            entry['miou'] = measured[exit_.name]
+        exits.append(entry)
+    files = {path.name: path.stat().st_size for path in sorted(bundle.path.iterdir()) if path.is_file()}
+    return {
+        'name': bundle.name, 'path': str(bundle.path), 'fingerprint': bundle.fingerprint,
+        'classes': [{'name': info.name, 'color': list(info.color)} for info in bundle.classes],
+        'input': bundle.document['input'], 'exits': exits,
+        'features': {name: bundle.tensors[name] for name in bundle.feature_tensors},
+        'criteria': {name: {key: value for key, value in criterion.items() if key != 'curve'}
+                     for name, criterion in bundle.document['criteria'].items()},
+        'provenance': bundle.document['provenance'], 'files': files, 'bytes': sum(files.values()),
+    }
+
+
+def _measured(provenance):
+    """mIoU by exit, where the provenance states it."""
+    measured = provenance.get('measured', {})
+    found = measured.get('miou', measured) if isinstance(measured, dict) else {}
+    return {name: value for name, value in found.items() if isinstance(value, (int, float))}
+
+
+def show(document: dict) -> None:
+    """Print what `describe` found as tables."""
+    size = document['input']
+    console.print(table(f"bundle {document['name']}", ['', ''], [
+        ['fingerprint', document['fingerprint']], ['folder', document['path']],
+        ['input', f"{size['width']}x{size['height']}"],
+        ['classes', ', '.join(info['name'] for info in document['classes'])],
+        ['features', ', '.join(f"{name} {'x'.join(map(str, tensor['shape'][1:]))} {tensor['dtype']}"
+                               for name, tensor in document['features'].items())],
+        *([key, str(value)] for key, value in document['provenance'].items() if isinstance(value, (str, int, float)))],
+        2))
+    rows = [[exit_['name'], 'onboard' if exit_['onboard'] else 'offboard', giga(exit_['macs']),
+             points(exit_['miou']) if 'miou' in exit_ else '', f"{exit_['temperature']:.3f}"]
+            for exit_ in document['exits']]
+    console.print(table('exits (cost of stopping there)', ['exit', 'where', 'GMAC', 'mIoU', 'temperature'], rows, 2))
+    rows = [[name, point, ' '.join(f'{value:.4f}' for value in values['thresholds']),
+             *(f'{values[key]:.3f}' if key in values else '' for key in ('miou', 'forwarded_share'))]
+            for name, criterion in document['criteria'].items()
+            for point, values in criterion['operating_points'].items()]
+    console.print(table('criteria', ['criterion', 'point', 'thresholds', 'mIoU', 'forwarded'], rows, 3))
+    rows = [[name, f'{count / 1e6:.3f}'] for name, count in document['files'].items()]
+    console.print(table('files', ['file', 'MB'], [*rows, ['all', f"{document['bytes'] / 1e6:.3f}"]]))

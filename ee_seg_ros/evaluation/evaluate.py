@@ -1,0 +1,154 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a bundle is worth on labelled images: mIoU and cost of every exit, and of every criterion at every threshold.
+
+Each image runs through all exits once. What is kept of it is one confusion matrix per exit and one score per criterion
+and exit: enough to say afterwards, for any thresholds, where the image would have stopped and what that would have
+given.
+"""
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ee_seg_ros.data.camvid import CamVid
+from ee_seg_ros.data.scenes import StreetDrive
+from ee_seg_ros.evaluation.metrics import confusion, iou, mean_iou
+from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle
+from ee_seg_ros.inference.criteria import CRITERIA, Criterion
+from ee_seg_ros.inference.engine import Engine
+
+DATASETS = ('camvid', 'scenes')
+SCENES_LIMIT = 100    # a drive is endless
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What all exits of a bundle gave on n labelled images.
+
+    matrices: int64 (n, exits, classes, classes + 1), see `metrics.confusion`, the final output last.
+    scores: criterion name -> float64 (n, onboard exits), NaN where the criterion gives no score.
+    """
+
+    matrices: np.ndarray
+    scores: dict
+
+
+def samples_of(dataset: str, root: str | None, split: str, limit: int = 0) -> tuple:
+    """(count, iterable of (image, labels)) of a data set.
+
+    dataset: `camvid` (folder `root`, lists as in `CamVid`) or `scenes` (split is the seed of the drive). limit: use so
+    many images, spread evenly over the split (0: all; of scenes 100). Raises ValueError or FileNotFoundError.
+    """
+    if dataset not in DATASETS:
+        raise ValueError(f"data set {dataset!r} is not known: choose one of {', '.join(DATASETS)}")
+    if limit < 0:
+        raise ValueError(f'limit {limit} must not be negative (0: no limit)')
+    if dataset == 'scenes':
+        if not split.isdigit():
+            raise ValueError(f'split {split!r} of the scenes must be the seed of a drive, for example 0')
+        drive, count = StreetDrive(int(split)), limit or SCENES_LIMIT
+        return count, ((scene.image, scene.labels) for scene in map(drive.frame, range(count)))
+    if root is None:
+        raise ValueError('data set camvid needs --root: the folder with LIST.txt, images/ and labels/')
+    data = CamVid(root, split)
+    count = min(limit or len(data), len(data))
+    return count, (data[index * len(data) // count] for index in range(count))
+
+
+def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = lambda done: None) -> Observations:
+    """Run every (image, labels) of `samples` through all exits of an engine (part 'all'); see `Observations`."""
+    exits, classes = engine.bundle.onboard_exits, len(engine.bundle.classes)
+    rules = {name: CRITERIA[name] for name in engine.bundle.criteria}
+    matrices, scores = [], {name: [] for name in rules}
+    for image, labels in samples:
+        result = engine.segment(image, 'never', (0.0,) * len(exits))
+        final = engine.finish(engine.encode(result), result.placement)
+        height, width = labels.shape
+        matrices.append([confusion(labels, output.mask(width, height), classes)
+                         for output in (*result.outputs, final)])
+        for name, rule in rules.items():
+            row = [rule.judge(result.outputs[:index + 1], 0.0)[0] for index in range(len(exits))]
+            scores[name].append([np.nan if score is None else score for score in row])
+        report(len(matrices))
+    if not matrices:
+        raise ValueError('there are no images to evaluate')
+    return Observations(np.array(matrices), {name: np.array(rows) for name, rows in scores.items()})
+
+
+def exits_taken(rule: Criterion, scores: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    """int64 (n,): the onboard exit at which each image settles, or the number of onboard exits where none does."""
+    count, exits = scores.shape
+    taken = np.full(count, 0 if rule.name == 'always' else exits)
+    if rule.score is not None:
+        for index in reversed(range(rule.first, exits)):
+            taken[rule.settles(scores[:, index], thresholds[index])] = index
+    return taken
+
+
+def exit_costs(bundle: Bundle) -> list:
+    """Multiply-accumulates of stopping at each exit: stages and all heads passed; the last is the final output.
+
+    The final output costs everything on both sides: all onboard heads, encoder, decoder, the rest and its head.
+    """
+    def macs(*graphs):
+        return sum(bundle.graphs[graph]['macs'] for graph in graphs)
+    costs, total, stages = [], 0.0, list(bundle.stages)
+    for exit_ in bundle.onboard_exits:
+        while exit_.stage in stages:
+            total += macs(stages.pop(0))
+        total += exit_.macs
+        costs.append(total)
+    return costs + [total + macs(bundle.split['encode'], bundle.split['decode'], *stages, bundle.exits[-1].graph)]
+
+
+def cascade(bundle: Bundle, observed: Observations, criterion: str, thresholds: Sequence[float]) -> dict:
+    """What a criterion with these thresholds gives: the keys of `evaluation.json` from `miou` on.
+
+    `miou` and `mean_macs` are those over an ideal link: every image that does not settle is finished offboard.
+    `onboard_miou` is that of the masks that leave at once; `onboard_macs` includes the feature encoder where it runs.
+    """
+    taken = exits_taken(CRITERIA[criterion], observed.scores[criterion], thresholds)
+    costs, onboard = np.array(exit_costs(bundle)), len(bundle.onboard_exits)
+    images = np.arange(len(taken))
+    at_once = np.minimum(taken, onboard - 1)
+    encode = bundle.graphs[bundle.split['encode']]['macs']
+    shares = np.bincount(taken, minlength=onboard + 1) / len(taken)
+    return {
+        'miou': mean_iou(observed.matrices[images, taken].sum(0)),
+        'mean_macs': float(costs[taken].mean()),
+        'onboard_miou': mean_iou(observed.matrices[images, at_once].sum(0)),
+        'onboard_macs': float((costs[at_once] + encode * (taken == onboard)).mean()),
+        'exit_shares': [float(share) for share in shares],
+        'forwarded_share': float(shares[-1]),
+    }
+
+
+def summarise(bundle: Bundle, observed: Observations) -> dict:
+    """`evaluation.json`: every exit on its own, and every criterion at its operating points."""
+    totals = observed.matrices.sum(0)
+    exits = []
+    for exit_, matrix, macs in zip((*bundle.onboard_exits, bundle.exits[-1]), totals, exit_costs(bundle)):
+        by_class = {info.name: float(value) for info, value in zip(bundle.classes, iou(matrix)) if np.isfinite(value)}
+        exits.append({'name': exit_.name, 'miou': mean_iou(matrix), 'iou': by_class, 'macs': macs})
+    criteria = []
+    for name in bundle.criteria:
+        stored = CRITERIA[name].score is not None
+        for point in OPERATING_POINTS if stored else (None,):    # always and never have nothing to choose
+            thresholds = bundle.thresholds(name, point or OPERATING_POINTS[0])
+            criteria.append({'criterion': name, 'operating_point': point,
+                             **cascade(bundle, observed, name, thresholds)})
+    return {'exits': exits, 'criteria': criteria, 'images': len(observed.matrices),
+            'bundle_fingerprint': bundle.fingerprint, 'bundle': bundle.name}
+
+
+def evaluate(name_or_path: str, dataset: str, root: str | None, split: str, limit: int = 0, threads: int = 2,
+             report: Callable[[int, int], None] = lambda done, total: None) -> dict:
+    """`evaluation.json` of a bundle on a split of a data set. Raises ValueError, FileNotFoundError.
+
+    report: called with (images done, images in all).
+    """
+    bundle = Bundle.load(name_or_path)
+    total, samples = samples_of(dataset, root, split, limit)
+    observed = observe(Engine(bundle, threads=threads), samples, lambda done: report(done, total))
+    return {**summarise(bundle, observed), 'dataset': dataset, 'split': split}

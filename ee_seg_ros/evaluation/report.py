@@ -1,0 +1,150 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""How results are shown and kept: progress, tables on the terminal, JSON files, the plot of mIoU against cost."""
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+# Into a file or a pipe nothing is cut off; a terminal has a width.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress display for `what`: call the result with (done, total). A bar on a terminal, else a line per tenth."""
+    if console.is_terminal:
+        with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                      console=console, transient=True) as display:
+            task = display.add_task(what, total=None)
+            yield lambda done, total: display.update(task, completed=done, total=total)
+        return
+    shown = 0
+
+    def line(done, total):
+        nonlocal shown
+        if done * 10 // total > shown:
+            shown = done * 10 // total
+            print(f'{what}: {done} of {total}', flush=True)
+    yield line
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> Table:
+    """A table of strings; the first `text_columns` columns are aligned left, the others (numbers) right."""
+    result = Table(title=title, title_justify='left', title_style='bold', box=SIMPLE_HEAD,
+                   pad_edge=False, collapse_padding=True)
+    for index, column in enumerate(columns):
+        result.add_column(column, justify='left' if index < text_columns else 'right', no_wrap=True)
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def make_folder(out: str | Path) -> Path:
+    """The folder `out`, made if it is not there. Raises ValueError if it cannot be."""
+    path = Path(out).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f'cannot write to {path}: {error.strerror}') from None
+    return path
+
+
+def write_json(path: Path, document: dict) -> None:
+    """Write a document as JSON for people and scripts; NaN is refused, for JSON has none."""
+    path.write_text(json.dumps(document, indent=2, allow_nan=False) + '\n', encoding='utf-8')
+
+
+def points(value: float) -> str:
+    """A mIoU of 0..1 as percent with one digit."""
+    return f'{100 * value:.1f}'
+
+
+def giga(value: float) -> str:
+    """A count in units of 1e9."""
+    return f'{value / 1e9:.3f}'
+
+
+def evaluation_tables(evaluation: dict) -> list:
+    """The tables of an `evaluation.json`: exits and classes, criteria and operating points."""
+    exits = evaluation['exits']
+    rows = [['GMAC', *(giga(exit_['macs']) for exit_ in exits)], ['mIoU', *(points(exit_['miou']) for exit_ in exits)]]
+    rows += [[name, *(points(exit_['iou'][name]) for exit_ in exits)] for name in exits[0]['iou']]
+    by_exit = table(f"{evaluation['bundle']} on {evaluation['images']} images of {evaluation['dataset']} "
+                    f"{evaluation['split']}", ['IoU in %', *(exit_['name'] for exit_ in exits)], rows)
+    rows = [[row['criterion'], row['operating_point'] or '', points(row['miou']), giga(row['mean_macs']),
+             points(row['onboard_miou']), giga(row['onboard_macs']),
+             ' '.join(f'{share:.2f}' for share in row['exit_shares'])] for row in evaluation['criteria']]
+    by_criterion = table('final masks over an ideal link and what both sides compute; masks that leave at once; '
+                         'exits taken', ['criterion', 'point', 'mIoU', 'GMAC', 'at once', 'GMAC',
+                                         ' '.join(str(index + 1) for index in range(len(exits) - 1)) + ' forwarded'],
+                         rows, 2)
+    return [by_exit, by_criterion]
+
+
+def plot_evaluation(evaluation: dict, path: Path) -> None:
+    """Plot mIoU against mean multiply-accumulates, exits alone and criteria at their operating points, as a PNG."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout='constrained')
+    macs = [exit_['macs'] / 1e9 for exit_ in evaluation['exits']]
+    miou = [100 * exit_['miou'] for exit_ in evaluation['exits']]
+    axes.plot(macs, miou, 'o--', color='0.45', label='each exit for all images', zorder=1)
+    for exit_, x, y in zip(evaluation['exits'], macs, miou):
+        axes.annotate(exit_['name'], (x, y), textcoords='offset points', xytext=(0, -14), ha='center', color='0.35')
+    rows = [row for row in evaluation['criteria'] if row['operating_point']]
+    for name, marker in zip(dict.fromkeys(row['criterion'] for row in rows), 'sD^vPX*'):
+        of_one = [row for row in rows if row['criterion'] == name]
+        axes.plot([row['mean_macs'] / 1e9 for row in of_one], [100 * row['miou'] for row in of_one], marker=marker,
+                  label=name, alpha=0.85)
+    axes.set(xlabel='mean GMAC per image, both sides', ylabel='mIoU of the final masks, %',
+             title=f"{evaluation['bundle']} on {evaluation['images']} images of {evaluation['dataset']} "
+                   f"{evaluation['split']}")
+    axes.margins(y=0.12)
+    axes.grid(alpha=0.3)
+    axes.legend(title='fast, balanced, accurate of', loc='lower right')
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def bench_tables(name: str, found: dict) -> list:
+    """The tables of a bench's JSON: its rows and its claims."""
+    def shown(value):
+        return f'{value:.3f}' if isinstance(value, float) else str(value)
+    columns = list(found['rows'][0])
+    return [table(f'bench {name}', columns, [[shown(row[key]) for key in columns] for row in found['rows']]),
+            table('claims', ['claim', 'value'], [[key, shown(value)] for key, value in found['claims'].items()])]
+
+
+def demo_table(summary: dict):
+    """The table of a demo's `summary.json`; what was not measured has no row."""
+    def times(key):
+        return f"{summary[key]['p50']:.0f} / {summary[key]['p95']:.0f} ms" if key in summary else None
+    rows = [
+        ('frames published, dropped', f"{summary['frames']}, {summary['dropped']}"),
+        ('masks, final masks, refined masks',
+         f"{summary['masks']}, {summary['final_masks']}, {summary['refined_masks']}"),
+    ]
+    rows += [(f'settled at {name}' if name != 'not settled' else 'did not settle onboard', f'{share:.3f}')
+             for name, share in zip(summary.get('exit_names', []), summary.get('exit_shares', []))]
+    if 'forwarded_share' in summary:
+        rows.append(('forwarded', f"{summary['forwarded_share']:.3f}"))
+    rows += [('image to mask, p50 / p95', times('mask_ms')), ('image to refined mask, p50 / p95', times('refined_ms'))]
+    if 'bytes_per_forwarded_frame' in summary:
+        rows.append(('features per forwarded frame', f"{summary['bytes_per_forwarded_frame']:.0f} bytes"))
+    if 'jpeg_bytes' in summary:
+        rows.append((f"the same as JPEG, WebP (quality {summary['image_codecs']['quality']})",
+                     f"{summary['jpeg_bytes']:.0f}, {summary['webp_bytes']:.0f} bytes"))
+    names = {'mask': 'onboard masks', 'refined': 'refined masks', 'final': 'final masks'}
+    rows += [(f'mIoU of {names[kind]}', f'{points(value)} %') for kind, value in summary.get('miou', {}).items()]
+    return table(f"{summary['bundle']}, {summary['criterion']} {summary['operating_point']}, "
+                 f"{'/'.join(Path(summary['source']).parts[-2:])}",
+                 ['', 'measured'], [row for row in rows if row[1] is not None])

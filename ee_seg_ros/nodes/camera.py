@@ -1,0 +1,116 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The node `camera`: publishes street scenes, a folder of images or a video as `image` and `camera_info`."""
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from ee_seg_ros.data.sources import open_source
+from ee_seg_ros.nodes.conversions import image_message, stamp_ns
+from ee_seg_ros.nodes.parameters import CAMERA, ParameterError, declare
+from ee_seg_ros.nodes.qos import IMAGE, overridable
+from ee_seg_ros.nodes.running import run
+
+# A subscriber that this side knows of may need a moment longer to know this side; and shared memory that holds the last
+# image goes away with the process. Best effort has no sign for either.
+MATCH_S, LINGER_S = 0.3, 0.5
+
+
+class Camera(Node):
+    """Publishes one image per period, prepared one ahead so that it leaves on time."""
+
+    def __init__(self):
+        super().__init__('camera')
+        self.done = threading.Event()
+        self.values = declare(self, CAMERA)
+        self._log = None
+        self._published, self._next = 0, None
+
+    def start(self) -> None:
+        """Open the source, prepare the first image, then wait for subscribers. Raises ParameterError."""
+        values = self.values
+        try:
+            self._source = open_source(values['source'], values['seed'])
+            self._prepare()
+        except (OSError, ValueError) as error:
+            raise ParameterError(str(error)) from None
+        if values['log']:
+            try:
+                Path(values['log']).parent.mkdir(parents=True, exist_ok=True)
+                self._log = open(values['log'], 'w', encoding='utf-8')
+            except OSError as error:
+                raise ParameterError(f"log {values['log']} cannot be written: {error.strerror}") from None
+        self._image = self.create_publisher(Image, 'image', IMAGE, **overridable())
+        self._info = self.create_publisher(CameraInfo, 'camera_info', IMAGE, **overridable())
+        self._matched_at = None
+        self._timer = self.create_timer(0.05, self._wait)
+
+    def stop(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _wait(self):
+        now = time.monotonic()
+        if self._image.get_subscription_count() < self.values['wait_for']:
+            self._matched_at = None
+            return
+        self._matched_at = self._matched_at or now
+        if self.values['wait_for'] and now - self._matched_at < MATCH_S:
+            return
+        self.destroy_timer(self._timer)
+        self._timer = self.create_timer(1 / self.values['rate'], self._tick)
+        self._tick()
+
+    def _prepare(self):
+        """Read the next image, or None at the end."""
+        index, count = self._published, self._source.count
+        self._next = None
+        if self.values['frames'] and index >= self.values['frames']:
+            return
+        if count is not None:
+            if index >= count and not self.values['loop']:
+                return
+            index %= count
+        try:
+            self._next = index, self._source.frame(index)
+        except IndexError:    # a video that is shorter than it had promised
+            if self.values['loop'] and self._source.count:
+                self._next = 0, self._source.frame(0)
+
+    def _tick(self):
+        if self._next is None:
+            self.destroy_timer(self._timer)
+            self._timer = self.create_timer(LINGER_S, self.done.set)
+            return
+        index, frame = self._next
+        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self.values['frame_id'])
+        height, width = frame.image.shape[:2]
+        self._image.publish(image_message(header, frame.image, 'rgb8'))
+        # Zeros in K mean that the camera is not calibrated.
+        self._info.publish(CameraInfo(header=header, width=width, height=height))
+        if self._log is not None:
+            self._log.write(json.dumps({'index': index, 'name': frame.name, 'stamp': stamp_ns(header)}) + '\n')
+            self._log.flush()
+        self._published += 1
+        try:
+            self._prepare()
+        except (OSError, ValueError) as error:    # a file that is no image: leave it out
+            self.get_logger().error(f'{error}: left out')
+            self._published += 1
+
+
+def main(args=None) -> int:
+    """Run the camera until its source is out; the exit status of the process."""
+    return run(Camera, 'camera', args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,137 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What both segmentation nodes share: lifecycle, live parameters, the bundle, saying things once."""
+import threading
+
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from ee_seg_ros.inference.bundle import Bundle, BundleError
+from ee_seg_ros.nodes.parameters import ParameterError, checked, declare
+from ee_seg_ros.nodes.running import StartError
+
+
+class Notices:
+    """Warnings and errors that are said once per kind, so that a bad stream does not flood the log."""
+
+    def __init__(self, logger):
+        self._logger, self._said = logger, set()
+
+    def warn(self, kind, text: str) -> None:
+        """Warn, unless something of this kind was said before."""
+        if kind not in self._said:
+            self._said.add(kind)
+            self._logger.warning(text)
+
+    def error(self, kind, text: str) -> None:
+        """Log an error, unless something of this kind was said before."""
+        if kind not in self._said:
+            self._said.add(kind)
+            self._logger.error(text)
+
+
+class SegmentationNode(LifecycleNode):
+    """A lifecycle node around a bundle.
+
+    Sub-classes implement `load` (bundle -> engine and publishers; raises BundleError or ParameterError), `begin`
+    (subscriptions and threads), `end` (the reverse of begin) and `unload` (the reverse of load), and may override
+    `apply` to see changed values.
+    """
+
+    def __init__(self, name: str, table):
+        super().__init__(name)
+        self._table = table
+        self.values = declare(self, table)
+        self.notices = Notices(self.get_logger())
+        self.done = threading.Event()
+        self.bundle = None
+        self._active = False
+        self.add_on_set_parameters_callback(self._on_set)
+
+    # --- to be filled in ---
+
+    def load(self, bundle: Bundle, values: dict) -> None:
+        """Make everything that needs the bundle."""
+
+    def begin(self) -> None:
+        """Start taking messages."""
+
+    def end(self) -> None:
+        """Stop taking messages, finish what was taken."""
+
+    def unload(self) -> None:
+        """Forget everything that `load` made."""
+
+    def apply(self, values: dict) -> None:
+        """Take over new values while configured. Raises ParameterError or BundleError to refuse them."""
+
+    # --- parameters ---
+
+    def _on_set(self, changes):
+        try:
+            values = {**self.values, **checked(self._table, changes, self.bundle is not None)}
+            if self.bundle is not None:
+                self.apply(values)
+        except (ParameterError, BundleError) as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self.values = values
+        return SetParametersResult(successful=True)
+
+    # --- transitions: SUCCESS goes on, FAILURE stays in the state before ---
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the bundle; FAILURE, with one error line, if it cannot be used."""
+        try:
+            bundle = Bundle.load(self.values['bundle'])
+            self.load(bundle, self.values)
+        except (BundleError, ParameterError) as error:
+            self.get_logger().error(str(error))
+            self.unload()
+            return TransitionCallbackReturn.FAILURE
+        self.bundle = bundle
+        self.get_logger().info(f'bundle {bundle.name} {bundle.fingerprint} from {bundle.path}')
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start working."""
+        self.begin()
+        self._active = True
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop working; frames that were taken still get their final masks."""
+        self._active = False
+        self.end()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget the bundle."""
+        self.bundle = None
+        self.unload()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End from any state; the process ends as well."""
+        self.stop()
+        self.done.set()
+        return TransitionCallbackReturn.SUCCESS
+
+    # --- the process (see running.run) ---
+
+    def start(self) -> None:
+        """Configure and activate, if `autostart` is on. Raises StartError if the bundle cannot be used."""
+        if not self.values['autostart']:
+            self.get_logger().info('waiting for a lifecycle manager (autostart is false)')
+            return
+        for trigger in (self.trigger_configure, self.trigger_activate):
+            if trigger() != TransitionCallbackReturn.SUCCESS:
+                raise StartError
+
+    def stop(self) -> None:
+        """Stop working, in whatever state; can be called twice."""
+        if self._active:
+            self._active = False
+            self.end()
+        if self.bundle is not None:
+            self.bundle = None
+            self.unload()

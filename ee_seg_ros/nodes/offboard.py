@@ -1,0 +1,155 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The offboard node `ee_seg_offboard`: finishes the inference of frames that did not settle, for one or more robots.
+
+Feature callback: parks the newest message per robot. Worker thread: serves the robots in turn.
+"""
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sensor_msgs.msg import CompressedImage, Image
+
+from ee_seg_ros.inference.bundle import Bundle
+from ee_seg_ros.inference.engine import Engine
+from ee_seg_ros.inference.features import FORMAT, FeatureError, unpack
+from ee_seg_ros.inference.frame import fit
+from ee_seg_ros.nodes.conversions import image_message, png_message
+from ee_seg_ros.nodes.diagnostics import OK, WARN, Reporter, Tally
+from ee_seg_ros.nodes.lifecycle import SegmentationNode
+from ee_seg_ros.nodes.outputs import wanted
+from ee_seg_ros.nodes.parameters import OFFBOARD
+from ee_seg_ros.nodes.presence import announce
+from ee_seg_ros.nodes.qos import MASK, features, overridable
+from ee_seg_ros.nodes.running import run
+from ee_seg_ros.nodes.worker import Parking, start_thread
+
+
+@dataclass
+class Robot:
+    """The topics of one robot."""
+
+    features: Any
+    mask: Any
+    raw_mask: Any
+    confidence: Any
+    info: Any
+
+
+class Offboard(SegmentationNode):
+    """The node on the server."""
+
+    def __init__(self):
+        self._engine = None
+        super().__init__('ee_seg_offboard', OFFBOARD)
+
+    # --- lifecycle ---
+
+    def load(self, bundle: Bundle, values: dict) -> None:
+        """The engine."""
+        self._engine = Engine(bundle, values['providers'], values['threads'], 'offboard', self.get_logger().warning)
+        # The first run takes ten times as long as the others, and would be the one to find a graph that fails.
+        self._engine.finish({name: np.zeros(bundle.tensors[name]['shape'], np.uint8)
+                             for name in bundle.feature_tensors}, fit(bundle.width, bundle.height, bundle))
+        self._tally = Tally()
+
+    def unload(self) -> None:
+        """Forget the engine."""
+        self._engine = None
+
+    def begin(self) -> None:
+        """The thread, the topics of each robot, and at last the word that this node serves."""
+        self._parking = Parking()
+        self._thread = start_thread('inference', self._work)
+        own_id = f'{self.get_fully_qualified_name()} {uuid.uuid4().hex[:8]}'
+        told = {'id': own_id, 'bundle': self.bundle.name, 'fingerprint': self.bundle.fingerprint, 'features': FORMAT}
+        self._robots = {name: self._serve(name, told) for name in self.values['robots'] or ['']}
+        self._reporter = Reporter(self, self._report, f'{self.bundle.name} {self.bundle.fingerprint}')
+
+    def end(self) -> None:
+        """The reverse: robots see at once that this node is gone."""
+        for robot in self._robots.values():
+            self.destroy_publisher(robot.info)
+            self.destroy_subscription(robot.features)
+        self._reporter.close()
+        self._parking.close()
+        self._thread.join()
+        for robot in self._robots.values():
+            for publisher in (robot.mask, robot.raw_mask, robot.confidence):
+                self.destroy_publisher(publisher)
+
+    def _serve(self, name, told):
+        prefix = f"{name.rstrip('/')}/" if name else ''
+        reliable = self.values['features_reliable']
+
+        def publisher(type_, topic):
+            return self.create_publisher(type_, prefix + topic, MASK, **overridable())
+
+        return Robot(
+            mask=publisher(CompressedImage, 'refined_mask/compressed'), raw_mask=publisher(Image, 'refined_mask'),
+            confidence=publisher(CompressedImage, 'refined_confidence/compressed'),
+            features=self.create_subscription(
+                CompressedImage, prefix + 'features',
+                lambda message: self._parking.put((message, time.monotonic()), name), features(reliable)),
+            info=announce(self, prefix + 'offboard_info', told))
+
+    # --- one feature message ---
+
+    def _work(self):
+        while True:
+            taken = self._parking.take()
+            if taken is None:
+                return
+            name, (message, arrived), _ = taken
+            try:
+                self._refine(self._robots[name], message)
+                self._tally.count(f'refined.{name}')
+                self._tally.time('refine', (time.monotonic() - arrived) * 1e3)
+            except FeatureError as error:
+                self._tally.count(f'refused.{error.kind}')
+                self.notices.warn(error.kind, f'features refused ({error.kind}): {error}. Further ones of this kind '
+                                              'are counted in /diagnostics')
+            except Exception as error:    # one message must not end the worker
+                self._tally.count('failed_frames')
+                self.notices.error(type(error), f'a frame failed ({type(error).__name__}: {str(error)[:200]}); such '
+                                                'frames are counted as failed_frames in /diagnostics')
+
+    def _refine(self, robot, message):
+        received = unpack(self.bundle, message.data)
+        output = self._engine.finish(received.tensors, received.placement)
+        size = received.output_width, received.output_height
+        mask = output.mask(*size)
+        # The confidence goes first: it has to be there when the mask lets the frame leave on the robot.
+        if wanted(robot.confidence):
+            robot.confidence.publish(png_message(message.header, output.confidence(*size)))
+        robot.mask.publish(png_message(message.header, mask))
+        if wanted(robot.raw_mask):
+            robot.raw_mask.publish(image_message(message.header, mask, 'mono8'))
+
+    # --- diagnostics ---
+
+    def _report(self):
+        since, seconds = self._tally.lately()
+        total = self._tally.total
+        values = {'refined_rate': sum(number for name, number in since.items() if name.startswith('refined.')) / seconds,
+                  'refine_ms': self._tally.median_ms('refine'), 'dropped': self._parking.dropped,
+                  'failed_frames': total['failed_frames'], 'fingerprint': self.bundle.fingerprint,
+                  'providers': ' '.join(self._engine.providers), 'robots': len(self._robots)}
+        refused = {name: number for name, number in sorted(total.items()) if name.startswith('refused.')}
+        values.update(refused=sum(refused.values()), **refused)
+        values.update({f"refined.{name or 'own'}": total[f'refined.{name}'] for name in self._robots})
+        if since['failed_frames'] or any(since[name] for name in refused):
+            return WARN, 'features are refused: see the log', values
+        return OK, 'serving', values
+
+
+def main(args=None) -> int:
+    """Run the offboard node until it is told to stop; the exit status of the process."""
+    return run(Offboard, 'ee_seg_offboard', args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

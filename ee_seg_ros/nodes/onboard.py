@@ -1,0 +1,299 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The onboard node `ee_seg`: a mask for every image it takes at once, a final mask for each by the deadline.
+
+Image callback: parks the newest image. Worker thread: infers, publishes the mask, forwards features if the frame did
+not settle. Executor: parameters, refined masks, diagnostics. Thread of `FinalMasks`: lets final masks leave in order.
+"""
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from sensor_msgs.msg import Image
+
+from ee_seg_ros.inference.bundle import Bundle, BundleError
+from ee_seg_ros.inference.engine import Engine
+from ee_seg_ros.inference.features import pack
+from ee_seg_ros.nodes.conversions import CHANNELS, ImageError, check_image, image_message, to_rgb
+from ee_seg_ros.nodes.diagnostics import ERROR, OK, WARN, Reporter, Tally
+from ee_seg_ros.nodes.final_masks import FinalMasks, Frame, Refined
+from ee_seg_ros.nodes.lifecycle import SegmentationNode
+from ee_seg_ros.nodes.offboard_link import OffboardLink
+from ee_seg_ros.nodes.outputs import UNLABELLED, Outputs, confidence_of, output_size
+from ee_seg_ros.nodes.parameters import ONBOARD, ParameterError
+from ee_seg_ros.nodes.qos import IMAGE, overridable
+from ee_seg_ros.nodes.running import run
+from ee_seg_ros.nodes.worker import Pace, Parking, start_thread
+
+QUIET_S = 2.0    # without an image for so long, diagnostics warn
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What of the parameters one frame needs; replaced as a whole, so that a frame sees one state."""
+
+    criterion: str
+    thresholds: tuple
+    finish: str
+    deadline: float        # seconds
+    max_rate: float
+    output_width: int
+    output_height: int
+
+
+def settings_of(values: dict, bundle: Bundle) -> Settings:
+    """Settings from parameter values; ParameterError or BundleError where they do not fit the bundle."""
+    thresholds = bundle.thresholds(values['criterion'], values['operating_point'])
+    if values['thresholds']:
+        if len(values['thresholds']) != len(thresholds):
+            names = ', '.join(exit_.name for exit_ in bundle.onboard_exits)
+            raise ParameterError(f"thresholds has {len(values['thresholds'])} values: expected {len(thresholds)}, one "
+                                 f'per onboard exit ({names}), or none to use those of the operating point')
+        thresholds = tuple(values['thresholds'])
+    return Settings(values['criterion'], thresholds, values['finish'], values['deadline_ms'] / 1e3,
+                    values['max_rate'], values['output_width'], values['output_height'])
+
+
+class Onboard(SegmentationNode):
+    """The node on the robot."""
+
+    def __init__(self):
+        self._outputs = self._engine = self._rest = self._settings = None
+        super().__init__('ee_seg', ONBOARD)
+
+    # --- lifecycle ---
+
+    def load(self, bundle: Bundle, values: dict) -> None:
+        """Engine and publishers."""
+        self._settings = settings_of(values, bundle)
+        self._engine = self._make_engine(bundle, values, 'onboard')
+        if self._settings.finish == 'onboard':
+            self._rest = self._make_engine(bundle, values, 'offboard')
+        self._warm_up(bundle)
+        self._outputs = Outputs(self, bundle)
+        self._tally = Tally()
+
+    def unload(self) -> None:
+        """Forget engine and publishers."""
+        if self._outputs is not None:
+            self._outputs.close()
+        self._outputs = self._engine = self._rest = None
+
+    def begin(self) -> None:
+        """Threads first, then what feeds them."""
+        self._last_image = time.monotonic()
+        self._parking, self._pace = Parking(), Pace()
+        self._finals = FinalMasks(self._publish_final, self.get_logger().warning)
+        self._link = OffboardLink(self, self.bundle, self._finals, self._tally, self.values['features_reliable'])
+        self._thread = start_thread('inference', self._work)
+        self._outputs.publish_labels()
+        self._reporter = Reporter(self, self._report, f'{self.bundle.name} {self.bundle.fingerprint}')
+        self._images = self.create_subscription(Image, 'image', self._on_image, IMAGE, **overridable())
+
+    def end(self) -> None:
+        """The reverse; the frame in work is finished, and what waits for refinement leaves with its onboard mask."""
+        self.destroy_subscription(self._images)
+        self._reporter.close()
+        self._parking.close()
+        self._thread.join()
+        self._finals.close()
+        self._link.close()
+
+    def apply(self, values: dict) -> None:
+        """Live parameters."""
+        self._settings = settings_of(values, self.bundle)
+
+    def _make_engine(self, bundle, values, part):
+        return Engine(bundle, values['providers'], values['threads'], part, self.get_logger().warning)
+
+    def _warm_up(self, bundle):
+        # The first run takes ten times as long as the others, and would be the one to find a graph that fails.
+        grey = np.full((bundle.height, bundle.width, 3), 128, np.uint8)
+        result = self._engine.segment(grey, 'never', self._settings.thresholds)
+        features = self._engine.encode(result)
+        if self._rest is not None:
+            self._rest.finish(features, result.placement)
+
+    # --- one frame ---
+
+    def _on_image(self, message):
+        arrived = time.monotonic()
+        self._last_image = arrived
+        try:
+            check_image(message)
+        except ImageError as error:
+            self._refuse_image(error)
+            return
+        self._parking.put((message, arrived))
+
+    def _refuse_image(self, error):
+        self._tally.count('bad_images')
+        self.notices.error(('image', error.kind), f'image refused: {error} (further ones are counted in /diagnostics)')
+
+    def _work(self):
+        while True:
+            rate = self._settings.max_rate
+            taken = self._parking.take(self._pace.next_start(rate))
+            if taken is None:
+                return
+            self._pace.started(rate)
+            _, (message, arrived), dropped = taken
+            try:
+                image = to_rgb(message)
+            except ImageError as error:
+                self._refuse_image(error)
+                continue
+            self._take(Frame(message.header, arrived, trace={'dropped_before': dropped}), image, self._settings)
+
+    def _take(self, frame, image, settings):
+        """From pixels to mask, features and, in time, the final mask; whatever fails, both masks are published."""
+        self._finals.begin(frame.key)
+        size = output_size(image.shape[1], image.shape[0], settings.output_width, settings.output_height)
+        result, ids = self._segment(frame, image, size, settings)
+        frame.mask = image_message(frame.header, ids, 'mono8')
+        self._outputs.publish_mask(frame)
+        mask_ms = (time.monotonic() - frame.arrived) * 1e3
+        self._tally.count('masks')
+        self._tally.time('mask', mask_ms)
+        self._describe(frame, result, settings, mask_ms)
+        try:
+            self._finish(frame, result, size, settings)
+            self._outputs.publish_pictures(frame, image)
+        except Exception as error:    # a frame must not end the worker
+            self._failed('what follows its mask', error)
+
+    def _segment(self, frame, image, size, settings):
+        """(Result or None, class ids uint8 (H, W)): all unlabelled where the model fails."""
+        try:
+            result = self._engine.segment(image, settings.criterion, settings.thresholds)
+            frame.output = result.output
+            began = time.perf_counter()
+            ids = result.output.mask(*size)
+            frame.trace['postprocess_ms'] = (time.perf_counter() - began) * 1e3
+            return result, ids
+        except Exception as error:    # onnxruntime raises types of its own
+            self._failed('segmentation', error)
+            frame.output = None
+            return None, np.full(size[::-1], UNLABELLED, np.uint8)
+
+    def _failed(self, what, error):
+        self._tally.count('failed_frames')
+        self.notices.error(('failed', what, type(error)),
+                           f'{what} of a frame failed ({type(error).__name__}: {str(error)[:200]}); such frames are '
+                           'counted as failed_frames in /diagnostics. If it goes on, try the CPUExecutionProvider and '
+                           'check the bundle with `ee_seg info`')
+
+    def _describe(self, frame, result, settings, mask_ms):
+        self._tally.count(f'exit.{result.exit_name}' if result else 'exit.none')
+        frame.trace.update(
+            exit=result.exit_name if result else '', criterion=settings.criterion, score=result and result.score,
+            threshold=result and result.threshold, settled=bool(result and result.settled), forwarded=False,
+            feature_bytes=0, final_source='', refined_age_ms=None, preprocess_ms=result and result.preprocess_ms,
+            inference_ms=result and result.inference_ms, mask_ms=mask_ms, expert='')
+        frame.trace.setdefault('postprocess_ms', None)
+
+    def _finish(self, frame, result, size, settings):
+        """Queue the frame for its final mask, having seen to its refinement if there can be one."""
+        here = settings.finish == 'onboard'
+        refine = (result is not None and not result.settled and settings.finish != 'never'
+                  and (here or self._link.present) and self._finals.may_forward(frame.key))
+        payload = None
+        if refine:
+            try:
+                features = self._engine.encode(result)
+                payload = b'' if here else pack(self.bundle, features, result.placement, size)
+            except Exception as error:
+                self._failed('packing of the features', error)
+        if payload is None:
+            self._finals.add(frame)
+            return
+        frame.trace.update(forwarded=not here, feature_bytes=len(payload))
+        self._finals.add(frame, frame.arrived + settings.deadline)
+        if here:
+            self._finish_here(frame, features, result.placement, size)
+        else:
+            self._link.send(frame.header, payload)
+
+    def _finish_here(self, frame, features, placement, size):
+        try:
+            if self._rest is None:
+                self._rest = self._make_engine(self.bundle, self.values, 'offboard')
+            output = self._rest.finish(features, placement)
+            self._finals.refine(frame.key, Refined(output.mask(*size), time.monotonic(), output))
+            self._tally.count('refined')
+        except Exception as error:
+            self._finals.refuse(frame.key)
+            self._failed('the rest of the model (finish is onboard)', error)
+
+    def _publish_final(self, frame, source, refined):
+        """In the thread of FinalMasks."""
+        try:
+            width, height = frame.mask.width, frame.mask.height
+            frame.trace['final_source'] = source
+            self._tally.count(f'final_{source}')
+            confidence = None
+            if self._outputs.final_confidence_wanted:
+                confidence = confidence_of(frame.output, width, height)
+            if refined is None:
+                self._outputs.publish_final(frame, frame.mask, confidence)
+                return
+            frame.trace['refined_age_ms'] = (refined.arrived - frame.arrived) * 1e3
+            if confidence is not None:
+                confidence = self._refined_confidence(frame, refined, confidence)
+            self._outputs.publish_final(frame, refined.mask, confidence)
+        except Exception as error:
+            self._failed('publication of the final mask', error)
+
+    def _refined_confidence(self, frame, refined, onboard):
+        """Of the refined mask; if it did not come, the onboard one where both masks agree, 0 elsewhere."""
+        width, height = frame.mask.width, frame.mask.height
+        if refined.output is not None:
+            return refined.output.confidence(width, height)
+        received = self._link.confidence(frame.header, width, height)
+        if received is not None:
+            return received
+        ids = np.frombuffer(frame.mask.data, np.uint8).reshape(height, width)
+        return onboard * (ids == refined.mask)
+
+    # --- diagnostics ---
+
+    def _report(self):
+        self._link.want_confidence(self._outputs.final_confidence_wanted)
+        since, seconds = self._tally.lately()
+        total = self._tally.total
+        masks = max(1, sum(number for name, number in total.items() if name.startswith('exit.')))
+        values = {
+            'masks': total['masks'], 'mask_rate': since['masks'] / seconds, 'dropped': self._parking.dropped,
+            'bad_images': total['bad_images'], 'failed_frames': total['failed_frames'],
+            'mask_ms': self._tally.median_ms('mask'), 'forwarded': total['forwarded'],
+            'feature_bytes_per_second': since['feature_bytes'] / seconds,
+            'round_trip_ms': self._tally.median_ms('round_trip'), 'refined': total['refined'],
+            'refined_late': total['refined_late'], 'refined_refused': total['refined_refused'],
+            'refined_lost': max(0, total['final_late'] - total['refined_late']),
+            'offboard_present': self._link.present, 'fingerprint': self.bundle.fingerprint,
+            'providers': ' '.join(self._engine.providers), 'criterion': self._settings.criterion}
+        values.update({f"exit_share.{name.split('.', 1)[1]}": number / masks for name, number in sorted(total.items())
+                       if name.startswith('exit.')})
+        level, message = self._state(since)
+        return level, message, values
+
+    def _state(self, since):
+        if self._link.foreign:
+            return ERROR, f'the offboard node runs another bundle ({self._link.foreign})'
+        if since['failed_frames']:
+            return ERROR, 'frames fail: see the log'
+        if since['bad_images']:
+            return WARN, f"images are refused: see the log (supported: {', '.join(CHANNELS)})"
+        if time.monotonic() - self._last_image > QUIET_S:
+            return WARN, f'no images on {self._images.topic_name}'
+        return OK, 'working'
+
+
+def main(args=None) -> int:
+    """Run the onboard node until it is told to stop; the exit status of the process."""
+    return run(Onboard, 'ee_seg', args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

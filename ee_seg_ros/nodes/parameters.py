@@ -1,0 +1,166 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters of all nodes, declared once as data; the nodes declare from it and refuse wrong values by it.
+
+`rclpy` is imported only where a node declares, so that tables of parameters can be made without ROS.
+"""
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+from ee_seg_ros.inference.bundle import OPERATING_POINTS
+from ee_seg_ros.inference.criteria import CRITERIA
+
+LIVE, CONFIGURE, START = 'live', 'configure', 'start'
+
+_KINDS = {'bool': 'true or false', 'int': 'a whole number', 'float': 'a number', 'str': 'a text',
+          'floats': 'a list of numbers, such as [0.3, 0.25]', 'strs': "a list of texts, such as ['a', 'b']"}
+
+
+class ParameterError(ValueError):
+    """A parameter value that is refused; the message says what was given, what was expected."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter.
+
+    kind: bool, int, float, str, floats or strs. low, high: range of a number, inclusive. choices: what a text may be.
+    when: 'live' (any time), 'configure' (read by on_configure: refused while the node is configured) or 'start'
+    (read once when the process starts: read-only).
+    """
+
+    name: str
+    kind: str
+    default: Any
+    description: str
+    low: Any = None
+    high: Any = None
+    choices: Sequence[str] = ()
+    when: str = LIVE
+
+    def check(self, value: Any) -> Any:
+        """The value as this parameter's type (whole numbers do for float). Raises ParameterError."""
+        if self.kind in ('floats', 'strs'):
+            if not isinstance(value, str) and hasattr(value, '__iter__'):
+                return [self._check_one(each, self.kind[:-1]) for each in value]
+            raise ParameterError(f'{self.name} is {value!r}: expected {self.expected}')
+        return self._check_one(value, self.kind)
+
+    def _check_one(self, value, kind):
+        fits = {'bool': isinstance(value, bool), 'str': isinstance(value, str),
+                'int': isinstance(value, int) and not isinstance(value, bool),
+                'float': isinstance(value, (int, float)) and not isinstance(value, bool)}[kind]
+        if not fits or (kind == 'float' and value != value):
+            raise ParameterError(f'{self.name} is {value!r}: expected {self.expected}')
+        if self.choices and value not in self.choices:
+            raise ParameterError(f"{self.name} is {value!r}: choose one of {', '.join(self.choices)}")
+        if self.low is not None and not self.low <= value <= self.high:
+            raise ParameterError(f'{self.name} is {value}: expected {self.expected}')
+        return float(value) if kind == 'float' else value
+
+    @property
+    def expected(self) -> str:
+        """What this parameter takes, in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        return _KINDS[self.kind] + (f' from {self.low} to {self.high}' if self.low is not None else '')
+
+
+_MODEL = (
+    Parameter('bundle', 'str', 'street', 'The model: name of a shipped bundle, or path of a bundle folder.',
+              when=CONFIGURE),
+    Parameter('providers', 'strs', ['CPUExecutionProvider'], "onnxruntime's execution providers, the preferred first; "
+              'one that is not there falls back to the next, at last to the CPU.', when=CONFIGURE),
+    Parameter('threads', 'int', 2, 'Threads of one inference.', 1, 64, when=CONFIGURE),
+    Parameter('autostart', 'bool', True, 'Configure and activate by itself; false: wait for a lifecycle manager.',
+              when=START),
+    Parameter('features_reliable', 'bool', True, 'QoS of the features: reliable, or best effort; the same on both '
+              'sides.', when=CONFIGURE),
+)
+
+ONBOARD = _MODEL + (
+    Parameter('criterion', 'str', 'region_change', 'What decides that a mask is good enough.', choices=tuple(CRITERIA)),
+    Parameter('operating_point', 'str', 'balanced', 'Which of the thresholds that the bundle stores per criterion: '
+              'the fewer frames settle early, the more accurate.', choices=OPERATING_POINTS),
+    Parameter('thresholds', 'floats', [], 'Thresholds of the criterion, one per onboard exit; empty: those of the '
+              'operating point.'),
+    Parameter('finish', 'str', 'offboard', 'Who finishes frames that did not settle: the offboard node, this node '
+              '(the rest of the model runs here), or nobody.', choices=('offboard', 'onboard', 'never')),
+    Parameter('deadline_ms', 'float', 300.0, 'How long a final mask waits for its refinement, in ms from the arrival '
+              'of the image.', 0.0, 60000.0),
+    Parameter('max_rate', 'float', 0.0, 'Most frames per second to work on; 0: as many as it can.', 0.0, 1000.0),
+    Parameter('output_width', 'int', 0, "Width of all masks in pixels; 0: the image's own, or what keeps its shape "
+              'if only the height is given.', 0, 8192),
+    Parameter('output_height', 'int', 0, "Height of all masks in pixels; 0: the image's own, or what keeps its shape "
+              'if only the width is given.', 0, 8192),
+)
+
+OFFBOARD = _MODEL + (
+    Parameter('robots', 'strs', [], 'Namespaces of the robots to serve; empty: the own namespace.', when=CONFIGURE),
+)
+
+CAMERA = (
+    Parameter('source', 'str', 'scenes', 'scenes (procedural street scenes), a folder of images, or a video file.',
+              when=START),
+    Parameter('rate', 'float', 10.0, 'Images per second.', 0.01, 1000.0, when=START),
+    Parameter('frames', 'int', 0, 'Images to publish before it exits; 0: the whole source, or endless.', 0, 2 ** 31 - 1,
+              when=START),
+    Parameter('loop', 'bool', False, 'Begin again when the source is at its end.', when=START),
+    Parameter('seed', 'int', 0, 'Seed of the street scenes.', 0, 2 ** 31 - 1, when=START),
+    Parameter('frame_id', 'str', 'camera', 'frame_id of the images.', when=START),
+    Parameter('wait_for', 'int', 1, 'Subscribers of the image to wait for before the first one leaves.', 0, 100,
+              when=START),
+    Parameter('log', 'str', '', 'File for one JSON line per published image: index, name, stamp in ns.', when=START),
+)
+
+RECORDER = (
+    Parameter('out', 'str', '', 'Folder to write frames.jsonl and masks into.', when=START),
+    Parameter('frames', 'int', 0, 'Stop after so many final masks; 0: go on until told to stop.', 0, 2 ** 31 - 1,
+              when=START),
+    Parameter('idle_s', 'float', 5.0, 'Stop when nothing has come for so many seconds after the first mask; 0: never.',
+              0.0, 3600.0, when=START),
+    Parameter('save_masks', 'bool', True, 'Write the masks as PNG files of class ids.', when=START),
+    Parameter('offboard', 'bool', True, 'Wait for an offboard node, too, before saying that it is ready.', when=START),
+)
+
+
+def declare(node, table: Sequence[Parameter]) -> dict:
+    """Declare a table of parameters on a node; returns their values. Raises ParameterError for a wrong override."""
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+    values = {}
+    for parameter in table:
+        # Types are checked here: rclpy alone would refuse `deadline_ms:=100` for not being a double, and does not
+        # know the type of an empty list. Ranges follow after the check, whose message says more than rclpy's.
+        given = node.declare_parameter(parameter.name, parameter.default, ParameterDescriptor(dynamic_typing=True))
+        values[parameter.name] = parameter.check(given.value)
+        described = ParameterDescriptor(dynamic_typing=True, description=parameter.description,
+                                        read_only=parameter.when == START,
+                                        additional_constraints=f'{parameter.expected}; {_WHEN[parameter.when]}')
+        if parameter.kind == 'int' and parameter.low is not None:
+            described.integer_range = [IntegerRange(from_value=parameter.low, to_value=parameter.high)]
+        if parameter.kind == 'float' and parameter.low is not None:
+            described.floating_point_range = [FloatingPointRange(from_value=parameter.low, to_value=parameter.high)]
+        node.set_descriptor(parameter.name, described)
+    return values
+
+
+_WHEN = {LIVE: 'can be changed at any time', CONFIGURE: 'read when the node is configured',
+         START: 'read when the process starts'}
+
+
+def checked(table: Sequence[Parameter], changes: Sequence, configured: bool) -> dict:
+    """The values of a set request by name, those of other parameters (rclpy's own) left out. Raises ParameterError.
+
+    changes: rclpy Parameters. configured: whether a bundle is loaded, so that it is too late for some.
+    """
+    known = {parameter.name: parameter for parameter in table}
+    values = {}
+    for change in changes:
+        parameter = known.get(change.name)
+        if parameter is None:
+            continue
+        values[change.name] = parameter.check(change.value)
+        if configured and parameter.when == CONFIGURE:
+            raise ParameterError(f'{change.name} is read when the node is configured: deactivate and clean up the '
+                                 'node first (lifecycle transitions deactivate, cleanup), then set it')
+    return values

@@ -1,0 +1,71 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Hand-over from message callbacks to the one thread that infers."""
+import threading
+import time
+from typing import Any, Callable, Optional
+
+
+class Parking:
+    """Holds the newest item per key for one worker; what is overwritten counts as dropped.
+
+    Keys are served in turn: of those that have an item, the one that was served longest ago is next.
+    """
+
+    def __init__(self):
+        self._changed = threading.Condition()
+        self._items = {}        # key -> (item, how many it replaced since the worker last took one)
+        self._served = {}       # key -> number of its last turn
+        self._turn = 0
+        self._closed = False
+        self.dropped = 0
+
+    def put(self, item: Any, key: str = '') -> None:
+        """Park an item in place of the one with the same key that was not taken yet."""
+        with self._changed:
+            replaced = self._items[key][1] + 1 if key in self._items else 0
+            self.dropped += replaced > 0
+            self._items[key] = (item, replaced)
+            self._changed.notify()
+
+    def take(self, not_before: float = 0.0) -> Optional[tuple]:
+        """Wait for an item, and until `not_before` (steady s): (key, item, number replaced by it); None when closed."""
+        with self._changed:
+            while not self._closed:
+                wait = not_before - time.monotonic()
+                if self._items and wait <= 0:
+                    key = min(self._items, key=lambda each: self._served.get(each, -1))
+                    self._turn += 1
+                    self._served[key] = self._turn
+                    return (key, *self._items.pop(key))
+                self._changed.wait(wait if self._items and wait > 0 else None)
+            return None
+
+    def close(self) -> None:
+        """Make `take` return None from now on."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class Pace:
+    """Holds a worker to a greatest rate; being late by up to one period is made up for."""
+
+    def __init__(self):
+        self._next = 0.0
+
+    def next_start(self, rate: float) -> float:
+        """The earliest time (steady s) of the next frame; rate in frames per second, 0: no limit."""
+        return self._next if rate else 0.0
+
+    def started(self, rate: float) -> None:
+        """Count a frame that starts now."""
+        if rate:
+            self._next = max(self._next, time.monotonic() - 1 / rate) + 1 / rate
+
+
+def start_thread(name: str, target: Callable[[], None]) -> threading.Thread:
+    """Start a daemon thread: a process that has to end must not wait for one that hangs."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    thread.start()
+    return thread

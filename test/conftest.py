@@ -1,0 +1,29 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The environment of all tests, set before anything imports rclpy or numpy; processes that tests start inherit it.
+
+pip's ROS 2 wheels restart every Python process once to set LD_LIBRARY_PATH, and mark that in the environment. A test
+that starts a process hands on os.environ, whole: the mark without the path makes rclpy fail to import.
+"""
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from ee_seg_ros.environment import fastdds_profile, local_range  # noqa: E402
+
+for name in ('ROS_LOCALHOST_ONLY', 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
+    os.environ.pop(name, None)
+os.environ.update(
+    local_range(),
+    **fastdds_profile(),
+    # A domain of this run's own, so that two runs on one machine do not hear each other.
+    ROS_DOMAIN_ID=str(1 + os.getpid() % 100),
+    # One thread each: small arrays, and several processes at once on few cores.
+    OPENBLAS_NUM_THREADS='1',
+    OMP_NUM_THREADS='1',
+    # The source tree under test also in processes that start in another folder.
+    PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]),
+)

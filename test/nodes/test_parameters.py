@@ -1,0 +1,61 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The declaration of parameters: their defaults fit, wrong values are told why."""
+import array
+from types import SimpleNamespace
+
+import pytest
+
+from ee_seg_ros.nodes.parameters import (CAMERA, OFFBOARD, ONBOARD, RECORDER, Parameter, ParameterError, checked)
+
+TABLES = (ONBOARD, OFFBOARD, CAMERA, RECORDER)
+
+
+@pytest.mark.parametrize('table', TABLES)
+def test_defaults_pass_their_own_check_and_names_are_unique(table):
+    assert len({parameter.name for parameter in table}) == len(table)
+    for parameter in table:
+        assert parameter.check(parameter.default) == parameter.default
+        assert parameter.description.endswith('.') and parameter.when in ('live', 'configure', 'start')
+
+
+@pytest.mark.parametrize('parameter, value, expected', [
+    (Parameter('x', 'float', 1.0, '', 0.0, 5.0), 3, 3.0),
+    (Parameter('x', 'floats', [], ''), [1, 0], [1.0, 0.0]),
+    (Parameter('x', 'floats', [], ''), array.array('d', [0.5]), [0.5]),
+    (Parameter('x', 'strs', [], ''), [], []),
+    (Parameter('x', 'str', '', '', choices=('a', 'b')), 'b', 'b'),
+    (Parameter('x', 'int', 1, '', 1, 4), 4, 4),
+])
+def test_fitting_values_are_taken(parameter, value, expected):
+    found = parameter.check(value)
+    assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize('parameter, value, reason', [
+    (Parameter('rate', 'float', 1.0, '', 0.0, 5.0), 5.5, 'rate is 5.5: expected a number from 0.0 to 5.0'),
+    (Parameter('rate', 'float', 1.0, ''), float('nan'), 'rate is nan: expected a number'),
+    (Parameter('rate', 'float', 1.0, ''), True, 'rate is True: expected a number'),
+    (Parameter('n', 'int', 1, '', 1, 4), 2.0, 'n is 2.0: expected a whole number from 1 to 4'),
+    (Parameter('n', 'int', 1, '', 1, 4), False, 'n is False: expected a whole number from 1 to 4'),
+    (Parameter('on', 'bool', True, ''), 1, 'on is 1: expected true or false'),
+    (Parameter('who', 'str', '', '', choices=('a', 'b')), 'c', "who is 'c': choose one of a, b"),
+    (Parameter('who', 'str', '', ''), None, 'who is None: expected a text'),
+    (Parameter('them', 'strs', [], ''), 'a', "them is 'a': expected a list of texts, such as \\['a', 'b'\\]"),
+    (Parameter('them', 'floats', [], ''), ['a'], "them is 'a': expected a list of numbers"),
+    (Parameter('them', 'floats', [], ''), 0.5, 'them is 0.5: expected a list of numbers'),
+])
+def test_other_values_are_refused_with_the_reason(parameter, value, reason):
+    with pytest.raises(ParameterError, match=reason):
+        parameter.check(value)
+
+
+def test_what_on_configure_reads_is_refused_while_configured():
+    changes = [SimpleNamespace(name='bundle', value='other')]
+    assert checked(ONBOARD, changes, configured=False) == {'bundle': 'other'}
+    with pytest.raises(ParameterError, match='clean up'):
+        checked(ONBOARD, changes, configured=True)
+
+
+def test_parameters_of_rclpy_itself_pass():
+    assert checked(ONBOARD, [SimpleNamespace(name='use_sim_time', value=True)], configured=True) == {}

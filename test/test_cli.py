@@ -1,0 +1,128 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from ee_seg_ros.inference.bundle import Bundle
+
+typer = pytest.importorskip('typer', reason='typer is not installed (extra `demo`)')
+pytest.importorskip('rich', reason='rich is not installed (extra `demo`)')
+
+from ee_seg_ros.cli import main  # noqa: E402
+
+
+def run(*args):
+    """The exit status of `ee_seg ARGS`."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(arg) for arg in args])
+    return ended.value.code or 0
+
+
+@pytest.fixture(scope='module')
+def broken_bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('broken')
+    (folder / 'bundle.json').write_text('{')
+    return folder
+
+
+def test_help_imports_nothing_heavy():
+    code = ("import sys, ee_seg_ros.cli; print(sorted({'torch', 'rclpy', 'onnxruntime', 'cv2', 'matplotlib', 'numpy'} "
+            '& set(sys.modules)))')
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'
+
+
+def test_help_lists_the_commands(capsys):
+    assert run('--help') == 0
+    shown = capsys.readouterr().out
+    for command in ('demo', 'train', 'export', 'evaluate', 'bench', 'info'):
+        assert f'\n  {command} ' in shown
+
+
+# What is wrong, and what the one line about it must say.
+WRONG = [
+    (['demo', '--source', 'nowhere'], "no source 'nowhere': give scenes, a folder of images, or a video file"),
+    (['demo', '--bundle', 'nowhere'], "no bundle 'nowhere': it is neither a folder nor a shipped bundle"),
+    (['demo', '--criterion', 'luck'], "no criterion 'luck': choose one of"),
+    (['demo', '--operating-point', 'warp'], "no operating point 'warp': choose one of fast, balanced, accurate"),
+    (['demo', '--frames', '0'], 'frames is 0: expected 1 or more'),
+    (['demo', '--rate', '0'], 'rate is 0.0: expected'),
+    (['demo', '--out', 'FILE'], 'cannot write to'),
+    (['evaluate', 'street', '--root', 'EMPTY', '--split', 'val', '--out', 'OUT'], 'no list val.txt in'),
+    (['evaluate', 'street', '--root', 'EMPTY', '--split', '[', '--out', 'OUT'], "split '[' is not understood"),
+    (['evaluate', 'street', '--out', 'OUT'], 'needs --root'),
+    (['evaluate', 'street', '--dataset', 'kitti', '--out', 'OUT'], "data set 'kitti' is not known"),
+    (['evaluate', 'street', '--dataset', 'scenes', '--split', 'x', '--out', 'OUT'], 'must be the seed of a drive'),
+    (['evaluate', 'BROKEN', '--dataset', 'scenes', '--split', '0', '--out', 'OUT'], 'cannot be read'),
+    (['info', 'BROKEN'], 'cannot be read'),
+    (['info', 'EMPTY'], 'is a folder without bundle.json'),
+    (['train', 'nowhere.yaml', '--root', 'EMPTY', '--out', 'OUT'], 'nowhere.yaml does not exist'),
+    (['export', 'FILE', '--out', 'OUT', '--provenance', 'FILE'], 'Give either --split (with --root) or --thresholds-of'),
+    (['export', 'FILE', '--out', 'OUT', '--provenance', 'FILE', '--thresholds-of', 'street'], 'must state at least'),
+    (['bench', 'runtime', '--bundle', 'nowhere', '--out', 'OUT'], "no bundle 'nowhere'"),
+]
+
+
+@pytest.mark.parametrize('args, says', WRONG, ids=[' '.join(args) for args, _ in WRONG])
+def test_wrong_input_is_one_clear_line(args, says, tmp_path, broken_bundle, capsys, monkeypatch):
+    pytest.importorskip('matplotlib', reason='matplotlib is not installed (extra `demo`)')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'FILE').write_text('text')
+    (tmp_path / 'EMPTY').mkdir()
+    assert run(*(broken_bundle if arg == 'BROKEN' else arg for arg in args)) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith('ee_seg: ') and says in lines[0], captured.err
+
+
+@pytest.mark.parametrize('args', [['demo', '--frames', 'many'], ['demo', '--colour', 'red'], ['evaluate'], ['dance']])
+def test_wrong_usage_is_status_2(args, capsys):
+    assert run(*args) == 2
+    assert 'Traceback' not in capsys.readouterr().err
+
+
+def test_training_without_torch_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torch', None)    # as if it were not there
+    monkeypatch.delitem(sys.modules, 'ee_seg_ros.training.train', raising=False)
+    (tmp_path / 'recipe.yaml').write_text('{}')
+    assert run('train', tmp_path / 'recipe.yaml', '--root', tmp_path, '--out', tmp_path / 'out') == 2
+    assert 'torch is not installed' in capsys.readouterr().err
+
+
+def test_info_as_json_and_as_tables(capsys):
+    assert run('info', 'street', '--json') == 0
+    document = json.loads(capsys.readouterr().out)
+    bundle = Bundle.load('street')
+    assert document['fingerprint'] == bundle.fingerprint
+    assert [exit_['name'] for exit_ in document['exits']] == [exit_.name for exit_ in bundle.exits]
+    assert document['bytes'] == sum(document['files'].values()) > 1e6
+    assert run('info', 'street') == 0
+    shown = capsys.readouterr().out
+    for text in (bundle.fingerprint, 'Bicyclist', 'entropy', 'accurate', 'bundle.json'):
+        assert text in shown
+
+
+def test_info_of_a_bundle_of_a_newer_version(tmp_path, capsys):
+    shutil.copytree(Bundle.load('street').path, tmp_path / 'newer')
+    document = json.loads((tmp_path / 'newer/bundle.json').read_text())
+    (tmp_path / 'newer/bundle.json').write_text(json.dumps({**document, 'format': 99}))
+    assert run('info', tmp_path / 'newer') == 2
+    assert 'newer than this version of ee_seg_ros' in capsys.readouterr().err
+
+
+def test_evaluate_writes_json_and_table(tmp_path, capsys):
+    assert run('evaluate', 'street', '--dataset', 'scenes', '--split', '3', '--limit', '2', '--out', tmp_path) == 0
+    found = json.loads((tmp_path / 'evaluation.json').read_text())
+    assert found['images'] == 2 and found['dataset'] == 'scenes' and found['split'] == '3'
+    shown = capsys.readouterr().out
+    assert 'final' in shown and 'region_change' in shown
+
+
+def test_evaluate_without_matplotlib_still_gives_figures(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    assert run('evaluate', 'street', '--dataset', 'scenes', '--split', '3', '--limit', '1', '--out', tmp_path) == 0
+    assert (tmp_path / 'evaluation.json').is_file() and not (tmp_path / 'evaluation.png').exists()
+    assert 'matplotlib is not installed' in capsys.readouterr().err
