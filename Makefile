@@ -60,8 +60,8 @@ requirements := $(created) setup.py pyproject.toml
 define install
 @echo 'ee_seg_ros: installing $(1)$(if $(sourced), beside ROS 2 $(sourced)) into $(venv)'
 @$(python) -m pip install -qq -c $(venv)/constraints.txt -e '.[$(1)]' $(foreach package,$(2),'$(package)') || { \
-	echo 'ee_seg_ros: pip could not install what is needed, see above. ROS 2 comes as wheels for Linux on x86-64 only;'; \
-	echo 'elsewhere, source a ROS 2 distribution first.'; exit 1; } >&2
+	echo 'ee_seg_ros: pip could not install what is needed, see above. It has to reach its package index; and ROS 2 comes'; \
+	echo 'as wheels for Linux on x86-64 only: elsewhere, source a ROS 2 distribution first.'; exit 1; } >&2
 @touch $@
 endef
 

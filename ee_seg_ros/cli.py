@@ -38,7 +38,7 @@ def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, 
     options = job.DemoOptions(source, frames, rate, bundle, criterion, operating_point, out)
     job.check(options)
     report.make_folder(out)
-    _end_children_on_sigterm()
+    _leave_in_order()
     summary, failures = job.run(options, lambda line: print(line, flush=True), report.progress)
     report.console.print(report.demo_table(summary))
     print(f'summary.json, contact_sheet.png, recording/ and logs/ are in {out}')
@@ -157,8 +157,8 @@ def runtime(bundle: str = BUNDLE,
             out: Path = typer.Option(..., help='Folder for runtime.json and the logs of the nodes.')):
     """The onboard node over the bare engine: time, memory, time to the first mask."""
     from ee_seg_ros.evaluation import bench_runtime, report
-    _end_children_on_sigterm()
-    with report.progress('rounds') as progress:
+    _leave_in_order()
+    with report.progress('images') as progress:
         found = bench_runtime.measure(bundle, dataset, root, split, limit, report.make_folder(out), progress)
     report.write_json(out / 'runtime.json', found)
     for table in report.bench_tables('runtime', found):
@@ -184,11 +184,12 @@ def _missing(error, extra):
                       'or pip install it')
 
 
-def _end_children_on_sigterm():
-    """Leave by an exception, so that the nodes that were started are ended too."""
-    def leave(*_):
-        raise SystemExit(128 + signal.SIGTERM)
-    signal.signal(signal.SIGTERM, leave)
+def _leave_in_order():
+    """Make SIGTERM and the end of the terminal an exception, so that the nodes that were started are ended too."""
+    def leave(number, _):
+        raise SystemExit(128 + number)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
 
 
 def main(args: list | None = None) -> None:

@@ -16,6 +16,9 @@ import yaml
 from ee_seg_ros.environment import fastdds_profile, local_range
 
 STOP_S = 5.0    # how long a node may take to end after SIGINT
+# Ctrl-C shall reach this process alone, which then ends the nodes. A session of their own would do that, too, but Linux
+# shares the processor between sessions first: on a busy machine nodes would be faster than what they are compared with.
+APART = {'process_group': 0} if sys.version_info >= (3, 11) else {'start_new_session': True}
 
 
 class ChildError(RuntimeError):
@@ -83,9 +86,8 @@ class Children:
         file.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}, allow_unicode=True))
         command = [sys.executable, '-m', f'ee_seg_ros.nodes.{name}', '--ros-args', '--params-file', str(file)]
         with (self.logs / f'{name}.log').open('w') as log:
-            # A session of its own: Ctrl-C reaches this process first, which then ends the nodes in order.
             process = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stderr=log,
-                                       stdout=subprocess.PIPE if listen else log, text=True, start_new_session=True)
+                                       stdout=subprocess.PIPE if listen else log, text=True, **APART)
         child = self.children[name] = Child(name, process, self.logs / f'{name}.log')
         if listen:
             child.listen()
@@ -115,18 +117,23 @@ class Children:
 
     def stop(self) -> None:
         """End all that still run."""
+        self.end(*self.children.values())
+
+    @staticmethod
+    def end(*children: Child) -> None:
+        """End these children if they still run: SIGINT, after a while SIGKILL."""
         try:
-            for child in self.children.values():
+            for child in children:
                 if child.process.poll() is None:
                     child.process.send_signal(signal.SIGINT)
             deadline = time.monotonic() + STOP_S
-            for child in self.children.values():
+            for child in children:
                 try:
                     child.process.wait(max(0.0, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
                     pass
         finally:    # also when Ctrl-C is pressed a second time
-            for child in self.children.values():
+            for child in children:
                 if child.process.poll() is None:
                     os.killpg(child.process.pid, signal.SIGKILL)
                     child.process.wait()

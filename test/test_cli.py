@@ -60,7 +60,7 @@ WRONG = [
     (['info', 'BROKEN'], 'cannot be read'),
     (['info', 'EMPTY'], 'is a folder without bundle.json'),
     (['train', 'nowhere.yaml', '--root', 'EMPTY', '--out', 'OUT'], 'nowhere.yaml does not exist'),
-    (['export', 'FILE', '--out', 'OUT', '--provenance', 'FILE'], 'Give either --split (with --root) or --thresholds-of'),
+    (['export', 'FILE', '--out', 'OUT', '--provenance', 'FILE'], 'Give either --split (with --root) or'),
     (['export', 'FILE', '--out', 'OUT', '--provenance', 'FILE', '--thresholds-of', 'street'], 'must state at least'),
     (['bench', 'runtime', '--bundle', 'nowhere', '--out', 'OUT'], "no bundle 'nowhere'"),
 ]

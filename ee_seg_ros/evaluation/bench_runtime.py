@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ee_seg bench runtime`: what the onboard node adds to the bare engine, its memory, and its time to the first mask.
 
-Node and engine take turns over the same images in one run, so that both see the same machine. Both get an image per
-period: an engine that is called without a pause finds warmer caches than a robot's ever does.
+Both work on the same images, in turn: the node when the camera publishes one, the engine in this process half a period
+later. So both see the same machine, and find it equally cold.
 """
+import json
 import os
+import queue
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,159 +23,145 @@ from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.processes import ChildError, Children
 
-ROUNDS = 4
-RATE = 10.0          # Hz
+RATE = 4.0           # Hz; half a period is longer than either needs
 CRITERION, OPERATING_POINT, THREADS = 'entropy', 'balanced', 2
 MASK_SIZE = 480, 360     # of `postprocess_ms`
-START_S, MASK_S = 60.0, 30.0
-
-
-def write_rounds(samples, count: int, folder: Path) -> list:
-    """Write the images as BMP (quick to read) into one folder per round; returns [(folder, number of images)]."""
-    rounds = min(ROUNDS, count)
-    places = [index * rounds // count for index in range(count)]
-    for index, (image, _) in enumerate(samples):
-        target = folder / f'round{places[index]}'
-        target.mkdir(exist_ok=True)
-        cv2.imwrite(str(target / f'{index:05d}.bmp'), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    return [(folder / f'round{number}', places.count(number)) for number in range(rounds)]
+ROWS = 4
+START_S, QUIET_S = 60.0, 3.0
 
 
 class BareEngine:
-    """The engine without a node around it: what the node's time is compared with."""
+    """The engine without a node around it; times in milliseconds, by index of the image."""
 
     def __init__(self, bundle: Bundle):
         self._engine = Engine(bundle, threads=THREADS, part='onboard')
         self._thresholds = bundle.thresholds(CRITERION, OPERATING_POINT)
-        self.postprocess_ms = []
+        self.times, self._outputs = {}, []
 
-    def run(self, folder: Path) -> list:
-        """Milliseconds from image to mask, for every image of a folder, one image per period."""
-        times = []
-        began = time.perf_counter()
-        for number, path in enumerate(sorted(folder.glob('*.bmp'))):
-            image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-            time.sleep(max(0.0, began + number / RATE - time.perf_counter()))
-            start = time.perf_counter()
-            result = self._engine.segment(image, CRITERION, self._thresholds)
-            result.output.mask(image.shape[1], image.shape[0])
-            times.append((time.perf_counter() - start) * 1e3)
-            self._postprocess(result)
-        return times
-
-    def _postprocess(self, result):
-        """Time the mask alone, on one core."""
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)
+    def run(self, index: int, image, at: float) -> None:
+        """Segment an image at a time (seconds of the system clock): pre-processing, inference, mask."""
+        time.sleep(max(0.0, at - time.time()))
         start = time.perf_counter()
-        result.output.mask(*MASK_SIZE)
-        self.postprocess_ms.append((time.perf_counter() - start) * 1e3)
+        result = self._engine.segment(image, CRITERION, self._thresholds)
+        result.output.mask(image.shape[1], image.shape[0])
+        self.times[index] = (time.perf_counter() - start) * 1e3
+        self._outputs = self._outputs[-31:] + [result.output]
+
+    def postprocess_ms(self) -> float:
+        """Median time of the mask alone, on one core, over the latest images."""
+        threads, times = cv2.getNumThreads(), []
+        cv2.setNumThreads(1)
+        for output in self._outputs:
+            start = time.perf_counter()
+            output.mask(*MASK_SIZE)
+            times.append((time.perf_counter() - start) * 1e3)
         cv2.setNumThreads(threads)
+        return median(times)
 
 
-class Node:
-    """The running onboard node, with a recorder; the camera comes anew for each round.
+def _write_images(samples, folder):
+    """Write images as BMP, which is quick to read; returns how many."""
+    folder.mkdir()
+    count = 0
+    for count, (image, _) in enumerate(samples, start=1):
+        cv2.imwrite(str(folder / f'{count - 1:05d}.bmp'), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return count
 
-    process_id, started (seconds of the system clock): of the onboard node's process.
-    """
 
-    def __init__(self, children: Children, bundle: Bundle, folder: Path):
-        self._children, self._folder = children, folder
-        self._bundle = str(bundle.path.resolve())
-        self._done, self._logs = 0, []
+def _read_image(folder, index):
+    return cv2.cvtColor(cv2.imread(str(folder / f'{index:05d}.bmp')), cv2.COLOR_BGR2RGB)
 
-    def start(self, images: tuple) -> None:
-        """Start everything and run the first round; images: (folder, number)."""
-        recorder = self._children.start('recorder', {'out': str(self._folder), 'idle_s': 0.0, 'save_masks': False,
-                                                     'offboard': False}, listen=True)
-        # The recorder opens this file when it begins to listen: from here on it misses no mask.
-        self._until((self._folder / 'diagnostics.jsonl').exists, START_S, 'the recorder did not start')
-        self._camera(images)
-        onboard = self._children.start('onboard', {
-            'bundle': self._bundle, 'criterion': CRITERION, 'operating_point': OPERATING_POINT, 'finish': 'never',
-            'threads': THREADS})
-        self._recorder, self.process_id, self.started = recorder, onboard.process.pid, onboard.started
-        self._finish_round(images[1])
 
-    def round(self, images: tuple) -> None:
-        """Run one more round."""
-        self._camera(images)
-        self._finish_round(images[1])
-
-    def _camera(self, images):
-        folder, count = images
-        self._logs.append(self._folder / f'camera{len(self._logs)}.jsonl')
-        self._children.start('camera', {'source': str(folder), 'frames': count, 'rate': RATE,
-                                        'log': str(self._logs[-1])})
-
-    def _finish_round(self, count):
-        """Wait until the camera is out of images and the masks of all have come, or nothing comes any more."""
-        camera = self._children.children['camera'].process
-        self._until(lambda: camera.poll() is not None, START_S + count / RATE, 'the camera did not end')
-        self._children.check('camera')
-        self._done += count
-        masks = 0
-
-        def enough():
-            nonlocal masks
-            while not self._recorder.events.empty():
-                masks = self._recorder.events.get().get('final_masks', masks)
-            return masks >= self._done * 0.95
-        self._until(enough, MASK_S, 'the onboard node dropped more than 5 % of the images')
-
-    def _until(self, condition, seconds, otherwise):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            self._children.check('camera')
+def _first_mask(children, recorder, camera):
+    """Wait for the first mask; then end the camera that was there for it alone."""
+    deadline = time.monotonic() + START_S
+    while True:
+        children.check()
+        try:
+            if recorder.events.get(timeout=0.1).get('masks'):
+                break
+        except queue.Empty:
             if time.monotonic() > deadline:
-                logs = '\n'.join(f'{child.log}:\n{child.last_words(4)}' for child in self._children.children.values())
-                raise ChildError(f'{otherwise} within {seconds:.0f} s; the ends of the logs:\n{logs}')
-            time.sleep(0.05)
+                raise ChildError(f'no mask within {START_S:.0f} s; the end of the onboard log:\n'
+                                 + children.children['onboard'].last_words()) from None
+    children.end(camera)
 
-    def rounds(self) -> list:
-        """After the recorder has ended: the frames of each round, as lists of `recording.Frame`."""
-        return [recording.load(log, self._folder) for log in self._logs]
+
+def _take_turns(children, bare, folder, log, count, report):
+    """Run the bare engine on each image half a period after the camera has published it."""
+    camera, done = children.children['camera'].process, 0
+    while True:
+        ended = camera.poll() is not None
+        lines = log.read_text().splitlines() if log.is_file() else []
+        if len(lines) == done:
+            if ended:
+                return
+            children.check('camera')
+            time.sleep(0.01)
+            continue
+        entry, done = json.loads(lines[-1]), len(lines)    # the newest: never run into the node's next turn
+        bare.run(entry['index'], _read_image(folder, entry['index']), entry['stamp'] / 1e9 + 0.5 / RATE)
+        report(done, count)
+
+
+def _last_masks(recorder):
+    """Wait until no more masks come."""
+    last = time.monotonic()
+    while time.monotonic() - last < QUIET_S:
+        try:
+            recorder.events.get(timeout=0.1)
+            last = time.monotonic()
+        except queue.Empty:
+            pass
 
 
 def measure(name_or_path: str, dataset: str, root: str | None, split: str, limit: int, out: Path,
             report: Callable[[int, int], None] = lambda done, total: None) -> dict:
-    """Run the bench; returns `runtime.json`: machine, rows (one per round), claims.
+    """Run the bench; returns `runtime.json`: machine, rows (parts of the run), claims.
 
-    Raises ValueError or FileNotFoundError for wrong input, ChildError where a node fails.
+    report: called with (images done, images in all). Raises ValueError or FileNotFoundError for wrong input,
+    ChildError where a node fails.
     """
     bundle = Bundle.load(name_or_path)
-    count, samples = samples_of(dataset, root, split, limit)
-    bare, bare_times = BareEngine(bundle), []
+    _, samples = samples_of(dataset, root, split, limit)
+    bare = BareEngine(bundle)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        rounds = write_rounds(samples, count, folder)
-        recorded = folder / 'recording'
-        recorded.mkdir()
+        images, recorded = Path(scratch) / 'images', Path(scratch) / 'recording'
+        count = _write_images(samples, images)
+        logs = [recorded / 'first.jsonl', recorded / 'camera.jsonl']
         with Children(out / 'logs', 101 + os.getpid() % 100) as children:
-            node = Node(children, bundle, recorded)
-            for number, images in enumerate(rounds):
-                node.round(images) if number else node.start(images)
-                bare_times.append(bare.run(images[0]))
-                report(number + 1, len(rounds))
-            memory = peak_memory_bytes(node.process_id)
-        frames = node.rounds()
-    return _document(bundle, frames, bare_times, bare.postprocess_ms, memory, node.started)
-
-
-def _document(bundle, frames, bare_times, postprocess, memory, started):
-    rows, all_node, all_bare = [], [], []
-    for number, (of_round, bare) in enumerate(zip(frames, bare_times)):
-        inside = [value for value in (frame.number('mask_ms') for frame in of_round) if value is not None]
-        if not inside:
-            raise ChildError(f'no trace of round {number} came from the onboard node')
-        rows.append({'round': number, 'images': len(bare), 'node_mask_ms': median(inside), 'bare_ms': median(bare),
-                     'node_over_bare': median(inside) / median(bare)})
-        all_node += inside
-        all_bare += bare
-    first = min(frame.record['mask_at'] for frame in frames[0] if frame.received('mask')) / 1e9
+            recorder = children.start('recorder', {'out': str(recorded), 'idle_s': 0.0, 'save_masks': False,
+                                                   'offboard': False}, listen=True)
+            camera = children.start('camera', {'source': str(images), 'loop': True, 'log': str(logs[0])})
+            onboard = children.start('onboard', {
+                'bundle': str(bundle.path.resolve()), 'criterion': CRITERION, 'operating_point': OPERATING_POINT,
+                'finish': 'never', 'threads': THREADS})
+            _first_mask(children, recorder, camera)
+            children.start('camera', {'source': str(images), 'rate': RATE, 'log': str(logs[1])})
+            _take_turns(children, bare, images, logs[1], count, report)
+            _last_masks(recorder)
+            memory = peak_memory_bytes(onboard.process.pid)
+        first, frames = (recording.load(log, recorded) for log in logs)
+    arrived = min(frame.record['mask_at'] for frame in first if frame.received('mask')) / 1e9
+    pairs = [(frame.number('mask_ms'), bare.times[frame.index]) for frame in frames
+             if frame.number('mask_ms') is not None and frame.index in bare.times]
+    if not pairs:
+        raise ChildError(f'the onboard node segmented none of {count} images')
     return {
-        'machine': machine(), 'rows': rows,
-        'claims': {'node_over_bare_runtime': median(all_node) / median(all_bare), 'postprocess_ms': median(postprocess),
-                   'onboard_rss_mb': memory / 1e6, 'first_mask_s': first - started},
+        'machine': machine(), 'rows': [_row(*part) for part in _parts(pairs)],
+        'claims': {'node_over_bare_runtime': _row(0, pairs)['node_over_bare'],
+                   'postprocess_ms': bare.postprocess_ms(), 'onboard_rss_mb': memory / 1e6,
+                   'first_mask_s': arrived - onboard.started},
         'bundle': bundle.name, 'bundle_fingerprint': bundle.fingerprint, 'criterion': CRITERION,
-        'operating_point': OPERATING_POINT, 'threads': THREADS, 'rate': RATE}
+        'operating_point': OPERATING_POINT, 'threads': THREADS, 'rate': RATE, 'images': count}
+
+
+def _parts(pairs):
+    """The run in up to ROWS parts, one after the other: [(number, pairs)]."""
+    rows = min(ROWS, len(pairs))
+    return [(row, pairs[len(pairs) * row // rows:len(pairs) * (row + 1) // rows]) for row in range(rows)]
+
+
+def _row(number, pairs):
+    node, bare = (median(times) for times in zip(*pairs))
+    return {'part': number, 'images': len(pairs), 'node_mask_ms': node, 'bare_ms': bare, 'node_over_bare': node / bare}

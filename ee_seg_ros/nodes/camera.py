@@ -29,17 +29,20 @@ class Camera(Node):
         super().__init__('camera')
         self.done = threading.Event()
         self.values = declare(self, CAMERA)
-        self._log = None
-        self._published, self._next = 0, None
+        self._log = self._next = None
+        self._published = self._index = 0
+        self._left_out = set()
 
     def start(self) -> None:
         """Open the source, prepare the first image, then wait for subscribers. Raises ParameterError."""
         values = self.values
         try:
             self._source = open_source(values['source'], values['seed'])
-            self._prepare()
         except (OSError, ValueError) as error:
             raise ParameterError(str(error)) from None
+        self._prepare()
+        if self._next is None:
+            raise ParameterError(f"source {values['source']} has no image that can be read")
         if values['log']:
             try:
                 Path(values['log']).parent.mkdir(parents=True, exist_ok=True)
@@ -70,20 +73,26 @@ class Camera(Node):
         self._tick()
 
     def _prepare(self):
-        """Read the next image, or None at the end."""
-        index, count = self._published, self._source.count
+        """Read the next image that can be read, or None at the end."""
         self._next = None
-        if self.values['frames'] and index >= self.values['frames']:
+        if self.values['frames'] and self._published >= self.values['frames']:
             return
-        if count is not None:
-            if index >= count and not self.values['loop']:
+        for _ in range((self._source.count or 0) + 1):
+            if self._source.count is not None and self._index >= self._source.count:
+                if not self.values['loop']:
+                    return
+                self._index = 0
+            index = self._index
+            self._index += 1
+            try:
+                self._next = index, self._source.frame(index)
                 return
-            index %= count
-        try:
-            self._next = index, self._source.frame(index)
-        except IndexError:    # a video that is shorter than it had promised
-            if self.values['loop'] and self._source.count:
-                self._next = 0, self._source.frame(0)
+            except IndexError:    # a video that is shorter than it had promised; its count is right now
+                continue
+            except (OSError, ValueError) as error:
+                if index not in self._left_out:
+                    self._left_out.add(index)
+                    self.get_logger().error(f'{error}: left out')
 
     def _tick(self):
         if self._next is None:
@@ -100,11 +109,7 @@ class Camera(Node):
             self._log.write(json.dumps({'index': index, 'name': frame.name, 'stamp': stamp_ns(header)}) + '\n')
             self._log.flush()
         self._published += 1
-        try:
-            self._prepare()
-        except (OSError, ValueError) as error:    # a file that is no image: leave it out
-            self.get_logger().error(f'{error}: left out')
-            self._published += 1
+        self._prepare()
 
 
 def main(args=None) -> int:

@@ -78,8 +78,8 @@ class Reporter:
         """Publish now."""
         level, message, values = self._report()
         self._publisher.publish(status_array(
-            self._node.get_clock().now().to_msg(), '', level, self._node.get_fully_qualified_name()[1:], message, values,
-            self._hardware_id))
+            self._node.get_clock().now().to_msg(), '', level, self._node.get_fully_qualified_name()[1:], message,
+            values, self._hardware_id))
 
     def close(self) -> None:
         """Stop."""

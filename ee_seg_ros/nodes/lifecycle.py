@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What both segmentation nodes share: lifecycle, live parameters, the bundle, saying things once."""
 import threading
+from contextlib import ExitStack
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -33,9 +34,8 @@ class Notices:
 class SegmentationNode(LifecycleNode):
     """A lifecycle node around a bundle.
 
-    Sub-classes implement `load` (bundle -> engine and publishers; raises BundleError or ParameterError), `begin`
-    (subscriptions and threads), `end` (the reverse of begin) and `unload` (the reverse of load), and may override
-    `apply` to see changed values.
+    Sub-classes implement `load` and `begin`. Each registers on the stack that it is given how to undo what it makes;
+    that happens in reverse order on cleanup and on deactivate, and at once if something in between fails.
     """
 
     def __init__(self, name: str, table):
@@ -45,22 +45,16 @@ class SegmentationNode(LifecycleNode):
         self.notices = Notices(self.get_logger())
         self.done = threading.Event()
         self.bundle = None
-        self._active = False
+        self._loaded, self._running = ExitStack(), ExitStack()
         self.add_on_set_parameters_callback(self._on_set)
 
     # --- to be filled in ---
 
-    def load(self, bundle: Bundle, values: dict) -> None:
-        """Make everything that needs the bundle."""
+    def load(self, bundle: Bundle, values: dict, stack: ExitStack) -> None:
+        """Make everything that needs the bundle. Raises BundleError or ParameterError."""
 
-    def begin(self) -> None:
-        """Start taking messages."""
-
-    def end(self) -> None:
-        """Stop taking messages, finish what was taken."""
-
-    def unload(self) -> None:
-        """Forget everything that `load` made."""
+    def begin(self, stack: ExitStack) -> None:
+        """Start taking messages; frames that were taken by then are finished when the stack is closed."""
 
     def apply(self, values: dict) -> None:
         """Take over new values while configured. Raises ParameterError or BundleError to refuse them."""
@@ -83,32 +77,38 @@ class SegmentationNode(LifecycleNode):
         """Load the bundle; FAILURE, with one error line, if it cannot be used."""
         try:
             bundle = Bundle.load(self.values['bundle'])
-            self.load(bundle, self.values)
-        except (BundleError, ParameterError) as error:
-            self.get_logger().error(str(error))
-            self.unload()
-            return TransitionCallbackReturn.FAILURE
+            self.load(bundle, self.values, self._loaded)
+        except Exception as error:
+            self._loaded.close()
+            return self._failure('configured', error)
         self.bundle = bundle
         self.get_logger().info(f'bundle {bundle.name} {bundle.fingerprint} from {bundle.path}')
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start working."""
-        self.begin()
-        self._active = True
+        try:
+            self.begin(self._running)
+        except Exception as error:
+            self._running.close()
+            return self._failure('activated', error)
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop working; frames that were taken still get their final masks."""
-        self._active = False
-        self.end()
+        self._running.close()
         return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget the bundle."""
-        self.bundle = None
-        self.unload()
+        self.stop()
         return TransitionCallbackReturn.SUCCESS
+
+    def _failure(self, what, error):
+        # rclpy swallows what transition callbacks raise.
+        known = isinstance(error, (BundleError, ParameterError))
+        self.get_logger().error(str(error) if known else f'cannot be {what}: {type(error).__name__}: {error}')
+        return TransitionCallbackReturn.FAILURE
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End from any state; the process ends as well."""
@@ -128,10 +128,7 @@ class SegmentationNode(LifecycleNode):
                 raise StartError
 
     def stop(self) -> None:
-        """Stop working, in whatever state; can be called twice."""
-        if self._active:
-            self._active = False
-            self.end()
-        if self.bundle is not None:
-            self.bundle = None
-            self.unload()
+        """Stop working and forget the bundle, in whatever state; can be called twice."""
+        self._running.close()
+        self.bundle = None
+        self._loaded.close()

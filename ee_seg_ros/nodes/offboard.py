@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.validate_topic_name import validate_topic_name
 from sensor_msgs.msg import CompressedImage, Image
 
 from ee_seg_ros.inference.bundle import Bundle
@@ -21,7 +23,7 @@ from ee_seg_ros.nodes.conversions import image_message, png_message
 from ee_seg_ros.nodes.diagnostics import OK, WARN, Reporter, Tally
 from ee_seg_ros.nodes.lifecycle import SegmentationNode
 from ee_seg_ros.nodes.outputs import wanted
-from ee_seg_ros.nodes.parameters import OFFBOARD
+from ee_seg_ros.nodes.parameters import OFFBOARD, ParameterError
 from ee_seg_ros.nodes.presence import announce
 from ee_seg_ros.nodes.qos import MASK, features, overridable
 from ee_seg_ros.nodes.running import run
@@ -30,71 +32,68 @@ from ee_seg_ros.nodes.worker import Parking, start_thread
 
 @dataclass
 class Robot:
-    """The topics of one robot."""
+    """The publishers of one robot."""
 
-    features: Any
     mask: Any
     raw_mask: Any
     confidence: Any
-    info: Any
+
+
+def topic_of(robot: str, topic: str) -> str:
+    """A topic of a robot, given its namespace; of the own namespace for ''."""
+    return f"{robot.rstrip('/')}/{topic}" if robot else topic
 
 
 class Offboard(SegmentationNode):
     """The node on the server."""
 
     def __init__(self):
-        self._engine = None
         super().__init__('ee_seg_offboard', OFFBOARD)
 
     # --- lifecycle ---
 
-    def load(self, bundle: Bundle, values: dict) -> None:
+    def load(self, bundle: Bundle, values: dict, stack) -> None:
         """The engine."""
+        for name in values['robots']:
+            try:
+                validate_topic_name(topic_of(name, 'features'))
+            except InvalidTopicNameException:
+                raise ParameterError(f'robots has {name!r}: expected namespaces of letters, digits, _ and /, such as '
+                                     "['robot1', 'fleet/robot2']") from None
         self._engine = Engine(bundle, values['providers'], values['threads'], 'offboard', self.get_logger().warning)
         # The first run takes ten times as long as the others, and would be the one to find a graph that fails.
         self._engine.finish({name: np.zeros(bundle.tensors[name]['shape'], np.uint8)
                              for name in bundle.feature_tensors}, fit(bundle.width, bundle.height, bundle))
         self._tally = Tally()
 
-    def unload(self) -> None:
-        """Forget the engine."""
-        self._engine = None
+    def begin(self, stack) -> None:
+        """The topics of each robot, the thread, and at last the word that this node serves."""
+        self._parking, self._robots = Parking(), {}
+        for name in self.values['robots'] or ['']:
+            self._robots[name] = self._serve(name, stack)
+        stack.callback(start_thread('inference', self._work).join)
+        stack.callback(self._parking.close)
+        stack.callback(Reporter(self, self._report, f'{self.bundle.name} {self.bundle.fingerprint}').close)
+        told = {'id': f'{self.get_fully_qualified_name()} {uuid.uuid4().hex[:8]}', 'bundle': self.bundle.name,
+                'fingerprint': self.bundle.fingerprint, 'features': FORMAT}
+        for name in self._robots:
+            # In the end this goes first: robots see at once that nobody serves any more.
+            stack.callback(self.destroy_publisher, announce(self, topic_of(name, 'offboard_info'), told))
 
-    def begin(self) -> None:
-        """The thread, the topics of each robot, and at last the word that this node serves."""
-        self._parking = Parking()
-        self._thread = start_thread('inference', self._work)
-        own_id = f'{self.get_fully_qualified_name()} {uuid.uuid4().hex[:8]}'
-        told = {'id': own_id, 'bundle': self.bundle.name, 'fingerprint': self.bundle.fingerprint, 'features': FORMAT}
-        self._robots = {name: self._serve(name, told) for name in self.values['robots'] or ['']}
-        self._reporter = Reporter(self, self._report, f'{self.bundle.name} {self.bundle.fingerprint}')
-
-    def end(self) -> None:
-        """The reverse: robots see at once that this node is gone."""
-        for robot in self._robots.values():
-            self.destroy_publisher(robot.info)
-            self.destroy_subscription(robot.features)
-        self._reporter.close()
-        self._parking.close()
-        self._thread.join()
-        for robot in self._robots.values():
-            for publisher in (robot.mask, robot.raw_mask, robot.confidence):
-                self.destroy_publisher(publisher)
-
-    def _serve(self, name, told):
-        prefix = f"{name.rstrip('/')}/" if name else ''
-        reliable = self.values['features_reliable']
-
+    def _serve(self, name, stack):
         def publisher(type_, topic):
-            return self.create_publisher(type_, prefix + topic, MASK, **overridable())
+            made = self.create_publisher(type_, topic_of(name, topic), MASK, **overridable())
+            stack.callback(self.destroy_publisher, made)
+            return made
 
-        return Robot(
-            mask=publisher(CompressedImage, 'refined_mask/compressed'), raw_mask=publisher(Image, 'refined_mask'),
-            confidence=publisher(CompressedImage, 'refined_confidence/compressed'),
-            features=self.create_subscription(
-                CompressedImage, prefix + 'features',
-                lambda message: self._parking.put((message, time.monotonic()), name), features(reliable)),
-            info=announce(self, prefix + 'offboard_info', told))
+        robot = Robot(publisher(CompressedImage, 'refined_mask/compressed'), publisher(Image, 'refined_mask'),
+                      publisher(CompressedImage, 'refined_confidence/compressed'))
+        subscription = self.create_subscription(
+            CompressedImage, topic_of(name, 'features'),
+            lambda message: self._parking.put((message, time.monotonic()), name),
+            features(self.values['features_reliable']), **overridable())
+        stack.callback(self.destroy_subscription, subscription)
+        return robot
 
     # --- one feature message ---
 
@@ -134,8 +133,8 @@ class Offboard(SegmentationNode):
     def _report(self):
         since, seconds = self._tally.lately()
         total = self._tally.total
-        values = {'refined_rate': sum(number for name, number in since.items() if name.startswith('refined.')) / seconds,
-                  'refine_ms': self._tally.median_ms('refine'), 'dropped': self._parking.dropped,
+        served = sum(number for name, number in since.items() if name.startswith('refined.'))
+        values = {'refined_rate': served / seconds, 'refine_ms': self._tally.median_ms('refine'), 'dropped': self._parking.dropped,
                   'failed_frames': total['failed_frames'], 'fingerprint': self.bundle.fingerprint,
                   'providers': ' '.join(self._engine.providers), 'robots': len(self._robots)}
         refused = {name: number for name, number in sorted(total.items()) if name.startswith('refused.')}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from sensor_msgs.msg import Image
 
-from ee_seg_ros.inference.bundle import Bundle, BundleError
+from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.features import pack
 from ee_seg_ros.nodes.conversions import CHANNELS, ImageError, check_image, image_message, to_rgb
@@ -59,50 +59,41 @@ class Onboard(SegmentationNode):
     """The node on the robot."""
 
     def __init__(self):
-        self._outputs = self._engine = self._rest = self._settings = None
         super().__init__('ee_seg', ONBOARD)
 
     # --- lifecycle ---
 
-    def load(self, bundle: Bundle, values: dict) -> None:
-        """Engine and publishers."""
+    def load(self, bundle: Bundle, values: dict, stack) -> None:
+        """Engines and publishers."""
         self._settings = settings_of(values, bundle)
         self._engine = self._make_engine(bundle, values, 'onboard')
-        if self._settings.finish == 'onboard':
-            self._rest = self._make_engine(bundle, values, 'offboard')
+        self._rest = self._make_engine(bundle, values, 'offboard') if values['finish'] == 'onboard' else None
         self._warm_up(bundle)
         self._outputs = Outputs(self, bundle)
+        stack.callback(self._outputs.close)
         self._tally = Tally()
 
-    def unload(self) -> None:
-        """Forget engine and publishers."""
-        if self._outputs is not None:
-            self._outputs.close()
-        self._outputs = self._engine = self._rest = None
-
-    def begin(self) -> None:
-        """Threads first, then what feeds them."""
+    def begin(self, stack) -> None:
+        """Threads first, then what feeds them; in the end the image goes first and final masks leave last."""
         self._last_image = time.monotonic()
-        self._parking, self._pace = Parking(), Pace()
         self._finals = FinalMasks(self._publish_final, self.get_logger().warning)
+        stack.callback(self._finals.close)
         self._link = OffboardLink(self, self.bundle, self._finals, self._tally, self.values['features_reliable'])
-        self._thread = start_thread('inference', self._work)
+        stack.callback(self._link.close)
+        self._parking, self._pace = Parking(), Pace()
+        stack.callback(start_thread('inference', self._work).join)
+        stack.callback(self._parking.close)
         self._outputs.publish_labels()
-        self._reporter = Reporter(self, self._report, f'{self.bundle.name} {self.bundle.fingerprint}')
+        stack.callback(Reporter(self, self._report, f'{self.bundle.name} {self.bundle.fingerprint}').close)
         self._images = self.create_subscription(Image, 'image', self._on_image, IMAGE, **overridable())
-
-    def end(self) -> None:
-        """The reverse; the frame in work is finished, and what waits for refinement leaves with its onboard mask."""
-        self.destroy_subscription(self._images)
-        self._reporter.close()
-        self._parking.close()
-        self._thread.join()
-        self._finals.close()
-        self._link.close()
+        stack.callback(self.destroy_subscription, self._images)
 
     def apply(self, values: dict) -> None:
         """Live parameters."""
-        self._settings = settings_of(values, self.bundle)
+        settings = settings_of(values, self.bundle)
+        if settings.finish == 'onboard' and self._rest is None:
+            self._rest = self._make_engine(self.bundle, values, 'offboard')
+        self._settings = settings
 
     def _make_engine(self, bundle, values, part):
         return Engine(bundle, values['providers'], values['threads'], part, self.get_logger().warning)
@@ -144,7 +135,11 @@ class Onboard(SegmentationNode):
             except ImageError as error:
                 self._refuse_image(error)
                 continue
-            self._take(Frame(message.header, arrived, trace={'dropped_before': dropped}), image, self._settings)
+            frame = Frame(message.header, arrived, trace={'dropped_before': dropped})
+            try:
+                self._take(frame, image, self._settings)
+            except Exception as error:    # whatever happens to one frame must not end the worker
+                self._failed('publication', error)
 
     def _take(self, frame, image, settings):
         """From pixels to mask, features and, in time, the final mask; whatever fails, both masks are published."""
@@ -160,8 +155,8 @@ class Onboard(SegmentationNode):
         try:
             self._finish(frame, result, size, settings)
             self._outputs.publish_pictures(frame, image)
-        except Exception as error:    # a frame must not end the worker
-            self._failed('what follows its mask', error)
+        except Exception as error:
+            self._failed('what follows the mask', error)
 
     def _segment(self, frame, image, size, settings):
         """(Result or None, class ids uint8 (H, W)): all unlabelled where the model fails."""
@@ -217,8 +212,6 @@ class Onboard(SegmentationNode):
 
     def _finish_here(self, frame, features, placement, size):
         try:
-            if self._rest is None:
-                self._rest = self._make_engine(self.bundle, self.values, 'offboard')
             output = self._rest.finish(features, placement)
             self._finals.refine(frame.key, Refined(output.mask(*size), time.monotonic(), output))
             self._tally.count('refined')

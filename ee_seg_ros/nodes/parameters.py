@@ -132,7 +132,9 @@ def declare(node, table: Sequence[Parameter]) -> dict:
         # Types are checked here: rclpy alone would refuse `deadline_ms:=100` for not being a double, and does not
         # know the type of an empty list. Ranges follow after the check, whose message says more than rclpy's.
         given = node.declare_parameter(parameter.name, parameter.default, ParameterDescriptor(dynamic_typing=True))
-        values[parameter.name] = parameter.check(given.value)
+        # ROS reads an empty list in a parameter file or on the command line as no value.
+        empty = given.value is None and parameter.kind in ('floats', 'strs')
+        values[parameter.name] = parameter.check([] if empty else given.value)
         described = ParameterDescriptor(dynamic_typing=True, description=parameter.description,
                                         read_only=parameter.when == START,
                                         additional_constraints=f'{parameter.expected}; {_WHEN[parameter.when]}')

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node `recorder`: writes down what the pair publishes, and when it came; says on stdout how far it is.
 
-Listens to the onboard node `ee_seg` and the offboard node in its own namespace. OUT/frames.jsonl has one line per stamp,
-OUT/diagnostics.jsonl what came on /diagnostics, and masks are PNG files of class ids named KIND_STAMP.png.
+Listens to the onboard node `ee_seg` and the offboard node in its own namespace. OUT/frames.jsonl has one line per
+stamp, OUT/diagnostics.jsonl what came on /diagnostics, and masks are PNG files of class ids named KIND_STAMP.png.
 """
 import json
 import sys

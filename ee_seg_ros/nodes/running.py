@@ -33,24 +33,25 @@ def run(make_node: Callable, name: str, args: Sequence[str] = None) -> int:
     executor = SingleThreadedExecutor()
     node = None
     try:
-        node = make_node()
-        guard = node.create_guard_condition(lambda: None)
+        try:
+            node = make_node()
+            guard = node.create_guard_condition(lambda: None)
 
-        def finish():
-            node.done.set()
-            guard.trigger()    # counts as work, so that spin_once returns
+            def finish():
+                node.done.set()
+                guard.trigger()    # counts as work, so that spin_once returns
 
-        _on_signals(finish)
-        executor.add_node(node)
-        node.start()
+            _on_signals(finish)
+            executor.add_node(node)
+            node.start()
+        except (ParameterError, RuntimeError) as error:    # rclpy's own errors are RuntimeErrors
+            get_logger(name).fatal(f'cannot start: {error}')
+            return 1
+        except StartError:
+            return 1
         while not node.done.is_set():
             executor.spin_once()
         return 0
-    except StartError:
-        return 1
-    except (ParameterError, RuntimeError) as error:
-        get_logger(name).fatal(f'cannot start: {error}')
-        return 1
     finally:
         if node is not None:
             node.stop()
@@ -72,12 +73,12 @@ def _on_signals(callback):
     def restore(number, _):
         signal.signal(number, signal.SIG_DFL)
 
+    def wait():
+        receiving.recv(1)
+        sending.fileno()    # keeps the socket open until now
+        callback()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, restore)
     signal.set_wakeup_fd(sending.fileno())
-
-    def wait(keep_open=sending):
-        receiving.recv(1)
-        callback()
-
     threading.Thread(target=wait, name='signals', daemon=True).start()

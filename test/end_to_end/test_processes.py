@@ -18,6 +18,7 @@ from lifecycle_msgs.srv import ChangeState
     ('onboard', {'criterion': 'bogus'}, "criterion is 'bogus': choose one of"),
     ('onboard', {'thresholds': '[0.5]'}, 'one per onboard exit'),
     ('offboard', {'threads': 'many'}, "threads is 'many': expected a whole number from 1 to 64"),
+    ('offboard', {'robots': "['a b']"}, 'expected namespaces'),
     ('camera', {'source': '/no/such/folder'}, '/no/such/folder'),
     ('recorder', {}, 'out is empty'),
 ])
@@ -31,7 +32,7 @@ def test_what_cannot_work_ends_with_one_clear_line(start, node, parameters, hint
 
 
 def test_nodes_end_cleanly_when_told_to(start, peer, tmp_path):
-    onboard, offboard = start('onboard'), start('offboard')
+    onboard, offboard = start('onboard', thresholds=[]), start('offboard', robots=[])    # as if they were not given
     camera = start('camera', rate=5.0)
     recorder = start('recorder', out=tmp_path / 'out')
     peer.wait_for_onboard()
@@ -87,7 +88,7 @@ def test_camera_and_recorder_write_down_what_happened(start, peer, tmp_path):
     onboard = start('onboard', criterion='never', finish='onboard', deadline_ms=20000)
     recorder = start('recorder', out=tmp_path / 'out', frames=6, offboard=False, idle_s=30.0)
     peer.wait(lambda: '"event": "ready"' in recorder.text, 'the recorder')
-    camera = start('camera', source=folder, rate=2.0, frames=7, loop=True, frame_id='eye', log=tmp_path / 'log.jsonl')
+    camera = start('camera', source=folder, rate=2.0, frames=6, loop=True, frame_id='eye', log=tmp_path / 'log.jsonl')
     assert camera.wait() == 0 and camera.text.count('view3.png') == 1
     assert recorder.wait() == 0, recorder.text
     log = [json.loads(line) for line in (tmp_path / 'log.jsonl').read_text().splitlines()]

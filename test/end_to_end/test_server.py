@@ -32,7 +32,8 @@ def payload(bundle, engine):
     """(features of a scene as they travel, the refined mask that belongs to them)."""
     result = engine.segment(scene(30), 'never', (0.0,) * len(bundle.onboard_exits))
     features = engine.encode(result)
-    return pack(bundle, features, result.placement, (240, 180)), engine.finish(features, result.placement).mask(240, 180)
+    refined_mask = engine.finish(features, result.placement).mask(240, 180)
+    return pack(bundle, features, result.placement, (240, 180)), refined_mask
 
 
 def send(peer, robot, data):

@@ -103,7 +103,8 @@ def test_png_masks_come_back_as_they_were():
     np.testing.assert_array_equal(mask_of(sent, 3, 2, 11), mask)
 
 
-@pytest.mark.parametrize('size, classes, hint', [((2, 3), 11, 'it is 3x2 pixels, expected 2x3'), ((3, 2), 10, 'class id 10')])
+@pytest.mark.parametrize('size, classes, hint', [
+    ((2, 3), 11, 'it is 3x2 pixels, expected 2x3'), ((3, 2), 10, 'class id 10')])
 def test_masks_of_another_size_or_model_are_refused(size, classes, hint):
     sent = png_message(Header(), np.array([[0, 1, 10], [255, 5, 3]], np.uint8))
     with pytest.raises(ValueError, match=hint):
