@@ -5,10 +5,14 @@
 pip's ROS 2 wheels restart every Python process once to set LD_LIBRARY_PATH, and mark that in the environment. A test
 that starts a process hands on os.environ, whole: the mark without the path makes rclpy fail to import.
 """
+import fcntl
 import os
+import re
 import sys
+import time
 from pathlib import Path
 
+STARTED = time.time()
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -27,3 +31,18 @@ os.environ.update(
     # The source tree under test also in processes that start in another folder.
     PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]),
 )
+
+
+def pytest_sessionfinish():
+    """Free the shared memory of nodes that tests killed, 34 MB each; nothing else does but `fastdds shm clean`."""
+    for lock in Path('/dev/shm').glob('fast*_el'):
+        if not re.fullmatch('fast(dds|rtps)_[0-9a-f]{16}_el', lock.name):
+            continue
+        try:
+            with lock.open('ab') as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while the owner lives
+            if lock.stat().st_mtime >= STARTED:
+                lock.with_name(lock.name[:-3]).unlink()
+                lock.unlink()
+        except OSError:
+            continue

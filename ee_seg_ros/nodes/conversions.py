@@ -149,7 +149,10 @@ def plane_of(message: CompressedImage, width: int, height: int) -> np.ndarray:
     found = struct.unpack('>II', bytes(data[16:24]))
     if found != (width, height):
         raise ValueError(f'it is {found[0]}x{found[1]} pixels, expected {width}x{height}')
-    plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    try:
+        plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        plane = None
     if plane is None or plane.dtype != np.uint8 or plane.shape != (height, width):
         raise ValueError('it is not a whole 8-bit grey PNG image')
     return plane

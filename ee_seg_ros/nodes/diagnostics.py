@@ -34,14 +34,14 @@ class Tally:
 
     def __init__(self):
         self._lock = threading.Lock()
-        self.total, self._before = Counter(), Counter()
+        self._total, self._before = Counter(), Counter()
         self._reported = time.monotonic()
         self._times = {}
 
     def count(self, name: str, number: int = 1) -> None:
         """Add to a counter."""
         with self._lock:
-            self.total[name] += number
+            self._total[name] += number
 
     def time(self, name: str, milliseconds: float) -> None:
         """Remember a duration; the last 50 make the median."""
@@ -54,13 +54,13 @@ class Tally:
             times = sorted(self._times.get(name, ()))
         return times[len(times) // 2] if times else None
 
-    def lately(self) -> tuple:
-        """(what was counted since the last call, seconds since then)."""
+    def report(self) -> tuple:
+        """(what was counted in all, what since the last call, seconds since then)."""
         with self._lock:
             now = time.monotonic()
-            since, seconds = self.total - self._before, max(1e-3, now - self._reported)
-            self._before, self._reported = self.total.copy(), now
-        return since, seconds
+            since, seconds = self._total - self._before, max(1e-3, now - self._reported)
+            self._before, self._reported = self._total.copy(), now
+            return self._before, since, seconds
 
 
 class Reporter:

@@ -131,8 +131,7 @@ class Offboard(SegmentationNode):
     # --- diagnostics ---
 
     def _report(self):
-        since, seconds = self._tally.lately()
-        total = self._tally.total
+        total, since, seconds = self._tally.report()
         served = sum(number for name, number in since.items() if name.startswith('refined.'))
         values = {'refined_rate': served / seconds, 'refine_ms': self._tally.median_ms('refine'), 'dropped': self._parking.dropped,
                   'failed_frames': total['failed_frames'], 'fingerprint': self.bundle.fingerprint,

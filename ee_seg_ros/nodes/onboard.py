@@ -253,8 +253,7 @@ class Onboard(SegmentationNode):
 
     def _report(self):
         self._link.want_confidence(self._outputs.final_confidence_wanted)
-        since, seconds = self._tally.lately()
-        total = self._tally.total
+        total, since, seconds = self._tally.report()
         masks = max(1, sum(number for name, number in total.items() if name.startswith('exit.')))
         values = {
             'masks': total['masks'], 'mask_rate': since['masks'] / seconds, 'dropped': self._parking.dropped,
