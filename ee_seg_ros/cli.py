@@ -24,7 +24,7 @@ def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, 
          frames: int = typer.Option(120, help='Frames to publish; at most what the source has.'),
          rate: float = typer.Option(10.0, help='Frames per second.'),
          bundle: str = BUNDLE,
-         criterion: str = typer.Option('entropy', help='What decides that a mask is good enough.'),
+         criterion: str = typer.Option('region_change', help='What decides that a mask is good enough.'),
          operating_point: str = typer.Option('balanced', help='fast, balanced or accurate.'),
          out: Path = typer.Option('demo_out', help='Folder for summary.json, contact_sheet.png and the recording.')):
     """Run camera, onboard, offboard and recorder on this machine; show what they did."""

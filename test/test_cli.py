@@ -126,3 +126,14 @@ def test_evaluate_without_matplotlib_still_gives_figures(tmp_path, capsys, monke
     assert run('evaluate', 'street', '--dataset', 'scenes', '--split', '3', '--limit', '1', '--out', tmp_path) == 0
     assert (tmp_path / 'evaluation.json').is_file() and not (tmp_path / 'evaluation.png').exists()
     assert 'matplotlib is not installed' in capsys.readouterr().err
+
+
+def test_the_demo_runs_what_the_node_would():
+    import inspect
+
+    from ee_seg_ros import cli
+    from ee_seg_ros.nodes.parameters import ONBOARD
+    defaults = {parameter.name: parameter.default for parameter in ONBOARD}
+    for name, option in inspect.signature(cli.demo).parameters.items():
+        if name in ('bundle', 'criterion', 'operating_point'):
+            assert option.default.default == defaults[name], name
