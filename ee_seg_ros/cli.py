@@ -108,7 +108,7 @@ def train(recipe: Path = typer.Argument(help='Recipe (YAML); see config/recipes.
 def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
            out: Path = typer.Option(..., help='Folder of the bundle.'),
            name: str = typer.Option('street', help='Name of the bundle.'),
-           provenance: Path = typer.Option(..., help='JSON or YAML file for the bundle\'s card: at least `data` and '
+           provenance: Path = typer.Option(..., help="JSON or YAML file for the bundle's card: at least `data` and "
                                                      '`licence`.'),
            thresholds_of: str = typer.Option(None, help='Take the thresholds of this bundle (a twin that held back '
                                                         'what they were measured on).'),

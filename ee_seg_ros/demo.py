@@ -98,7 +98,7 @@ def _listen(children, recorder, seconds, report):
         report(event)
         if event['event'] == 'done':
             return
-    raise ChildError(f'the run took longer than {seconds:.0f} s; the end of the camera\'s log:\n'
+    raise ChildError(f"the run took longer than {seconds:.0f} s; the end of the camera's log:\n"
                      + children.children['camera'].last_words())
 
 

@@ -77,8 +77,8 @@ def done(images, tmp_path_factory):
     (out / 'recording').mkdir(parents=True)
     (out / 'recording/mask_1.png').write_text('of an earlier run')
     (out / 'recording/mine.txt').write_text('not ours')
-    command = [sys.executable, '-m', 'ee_seg_ros.cli', 'demo', '--source', str(images), '--frames', '50', '--rate', '1.5',
-               '--criterion', 'never', '--out', str(out)]
+    command = [sys.executable, '-m', 'ee_seg_ros.cli', 'demo', '--source', str(images), '--frames', '50',
+               '--rate', '1.5', '--criterion', 'never', '--out', str(out)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE), out
 
 

@@ -18,7 +18,7 @@ UNLABELLED = 255
 
 @dataclass(frozen=True)
 class SourceFrame:
-    """image: uint8 (H, W, 3) RGB. labels: uint8 (h, w) class ids, 255 unlabelled, or None. name: for people and logs."""
+    """image: uint8 (H, W, 3) RGB. labels: uint8 (h, w) ids, 255 unlabelled, or None. name: for people and logs."""
 
     image: np.ndarray
     labels: np.ndarray | None

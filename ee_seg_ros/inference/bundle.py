@@ -30,7 +30,7 @@ class ClassInfo:
 
 @dataclass(frozen=True)
 class Exit:
-    """A head behind a stage. `macs` are the head's own multiply-accumulates; `onboard` is False for the final output."""
+    """A head behind a stage. macs: the head's own multiply-accumulates. onboard: False for the final output."""
 
     name: str
     stage: str
@@ -157,8 +157,9 @@ class Bundle:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits over what the wire depends on: input, classes, tensors, graphs, split and codec."""
-        parts = {key: self.document[key] for key in ('input', 'classes', 'tensors', 'graphs', 'stages', 'split', 'codec')}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        keys = ('input', 'classes', 'tensors', 'graphs', 'stages', 'split', 'codec')
+        parts = json.dumps({key: self.document[key] for key in keys}, sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
     @cached_property
     def palette(self) -> np.ndarray:

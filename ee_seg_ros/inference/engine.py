@@ -1,6 +1,6 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The engine: runs a bundle stage by stage with onnxruntime, stops at the first exit that settles, resumes elsewhere."""
+"""The engine: runs a bundle stage by stage with onnxruntime, stops at an exit that settles, resumes elsewhere."""
 import time
 from dataclasses import dataclass, field
 from typing import Callable, Optional, Sequence
@@ -94,7 +94,8 @@ class Engine:
 
     def _run(self, graph, tensors):
         description = self.bundle.graphs[graph]
-        outputs = self._sessions[graph].run(description['outputs'], {name: tensors[name] for name in description['inputs']})
+        inputs = {name: tensors[name] for name in description['inputs']}
+        outputs = self._sessions[graph].run(description['outputs'], inputs)
         tensors.update(zip(description['outputs'], outputs))
         return description['macs']
 

@@ -30,7 +30,7 @@ class FeatureError(ValueError):
 
 @dataclass(frozen=True)
 class Features:
-    """A checked payload: tensors (uint8 arrays by name), the image's placement, the wanted size of the mask in pixels."""
+    """A checked payload: tensors (uint8 by name), the image's placement, the wanted size of the mask in pixels."""
 
     tensors: dict
     placement: Placement

@@ -82,7 +82,10 @@ class FinalQueue:
         return True
 
     def ready(self, now: float) -> list:
-        """Frames that can leave, in order, as (frame, source, refined or None); source: onboard, refined, late, refused."""
+        """Frames that can leave, in order, as (frame, source, refined or None).
+
+        source: onboard, refined, late or refused.
+        """
         leaving = []
         while self._entries and (self._entries[0].deadline is None or self._entries[0].deadline <= now):
             entry = self._entries.popleft()

@@ -38,7 +38,7 @@ def mobilenet_v2_stages(weights: str | Path | None = None) -> nn.ModuleDict:
         missing, unexpected = features.load_state_dict(state, strict=False)
         missing = [key for key in missing if not key.startswith('classifier.')]
         if missing or unexpected:
-            raise ValueError(f'{weights} is not a MobileNetV2 state_dict with torchvision\'s names: '
+            raise ValueError(f"{weights} is not a MobileNetV2 state_dict with torchvision's names: "
                              f'{len(missing)} keys missing, {len(unexpected)} unexpected, e.g. '
                              f'{(missing + unexpected)[0]}')
     blocks = list(features.features.children())

@@ -2,8 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quality of service of every topic, in one place, with the reasons."""
 from rclpy.duration import Duration
-from rclpy.qos import (DurabilityPolicy, HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy,
-                       qos_profile_sensor_data)
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    LivelinessPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_profile_sensor_data,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 LEASE = Duration(seconds=1)            # a killed offboard node is noticed after this; DDS alone takes 20 s

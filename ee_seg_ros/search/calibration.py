@@ -45,7 +45,8 @@ def operating_points(points: list, full_miou: float) -> dict:
     for name, loss in ALLOWED_LOSS.items():
         good = [point for point in points if point['miou'] >= full_miou - loss]
         best = min(good, key=lambda point: point['mean_macs']) if good else max(points, key=lambda p: p['miou'])
-        chosen[name] = {key: best[key] for key in ('thresholds', 'miou', 'mean_macs', 'onboard_miou', 'forwarded_share')}
+        kept = ('thresholds', 'miou', 'mean_macs', 'onboard_miou', 'forwarded_share')
+        chosen[name] = {key: best[key] for key in kept}
     return chosen
 
 

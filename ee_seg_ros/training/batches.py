@@ -69,7 +69,7 @@ class Batches(torch.utils.data.IterableDataset):
         self.dataset, self.phases, self.batch_size = dataset, phases, batch_size
         self.scene_share, self.seed, self.start = scene_share, seed, start
 
-    def _sample(self, position, step, phase):
+    def _sample(self, position, phase):
         rng = np.random.default_rng((self.seed, position))
         if rng.random() < self.scene_share:
             scene = StreetDrive(int(rng.integers(1 << 30))).frame(int(rng.integers(400)))
@@ -88,7 +88,7 @@ class Batches(torch.utils.data.IterableDataset):
             for step in range(step, step + phase['steps']):
                 if step < self.start:
                     continue
-                samples = [self._sample(step * self.batch_size + i, step, phase) for i in range(self.batch_size)]
+                samples = [self._sample(step * self.batch_size + i, phase) for i in range(self.batch_size)]
                 images = np.stack([image for image, _ in samples]).transpose(0, 3, 1, 2)
                 labels = np.stack([label for _, label in samples])
                 yield (torch.from_numpy(images.astype(np.float32) / 127.5 - 1),

@@ -6,8 +6,7 @@ import pytest
 
 from ee_seg_ros.data.scenes import StreetDrive
 from ee_seg_ros.evaluation import report
-from ee_seg_ros.evaluation.evaluate import (Observations, cascade, evaluate, exit_costs, exits_taken, observe,
-                                            samples_of)
+from ee_seg_ros.evaluation.evaluate import Observations, cascade, evaluate, exit_costs, exits_taken, observe, samples_of
 from ee_seg_ros.evaluation.metrics import mean_iou
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA

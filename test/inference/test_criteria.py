@@ -6,8 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ee_seg_ros.inference.criteria import (CRITERIA, changed_share, confident_share, normalised_entropy,
-                                           variation_of_information)
+from ee_seg_ros.inference.criteria import (
+    CRITERIA,
+    changed_share,
+    confident_share,
+    normalised_entropy,
+    variation_of_information,
+)
 
 
 def probabilities(*pixels):

@@ -52,7 +52,8 @@ def test_split_run_equals_the_whole_network_in_torch(bundle, net):
 def test_random_weights_export_and_load(tmp_path, net):
     from ee_seg_ros.models.export import export
     torch.save(net.state_dict(), tmp_path / 'weights.pt')
-    export(tmp_path / 'weights.pt', tmp_path / 'small', 'small', {'data': 'none', 'licence': 'none'}, width=160, height=96)
+    card = {'data': 'none', 'licence': 'none'}
+    export(tmp_path / 'weights.pt', tmp_path / 'small', 'small', card, width=160, height=96)
     bundle = Bundle.load(tmp_path / 'small')
     engine = Engine(bundle)
     run = engine.segment(np.zeros((90, 160, 3), np.uint8), 'never', (0.0,) * 3)

@@ -13,8 +13,17 @@ from sensor_msgs.msg import Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from ee_seg_ros.nodes import conversions  # noqa: E402
-from ee_seg_ros.nodes.conversions import (ImageError, compressed_message, image_message, jpeg_message,  # noqa: E402
-                                          key_of, mask_of, plane_of, png_message, to_rgb)
+from ee_seg_ros.nodes.conversions import (  # noqa: E402
+    ImageError,
+    compressed_message,
+    image_message,
+    jpeg_message,
+    key_of,
+    mask_of,
+    plane_of,
+    png_message,
+    to_rgb,
+)
 
 RGB = np.array([[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [100, 110, 120]], [[1, 2, 3], [4, 5, 6]]], np.uint8)
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ee_seg_ros.nodes.parameters import (CAMERA, OFFBOARD, ONBOARD, RECORDER, Parameter, ParameterError, checked)
+from ee_seg_ros.nodes.parameters import CAMERA, OFFBOARD, ONBOARD, RECORDER, Parameter, ParameterError, checked
 
 TABLES = (ONBOARD, OFFBOARD, CAMERA, RECORDER)
 
