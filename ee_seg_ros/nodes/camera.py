@@ -49,8 +49,8 @@ class Camera(Node):
                 self._log = open(values['log'], 'w', encoding='utf-8')
             except OSError as error:
                 raise ParameterError(f"log {values['log']} cannot be written: {error.strerror}") from None
-        self._image = self.create_publisher(Image, 'image', IMAGE, **overridable())
-        self._info = self.create_publisher(CameraInfo, 'camera_info', IMAGE, **overridable())
+        self._image = self.create_publisher(Image, 'image', **overridable(IMAGE))
+        self._info = self.create_publisher(CameraInfo, 'camera_info', **overridable(IMAGE))
         self._matched_at = None
         self._timer = self.create_timer(0.05, self._wait)
 

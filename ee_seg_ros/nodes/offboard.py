@@ -82,7 +82,7 @@ class Offboard(SegmentationNode):
 
     def _serve(self, name, stack):
         def publisher(type_, topic):
-            made = self.create_publisher(type_, topic_of(name, topic), MASK, **overridable())
+            made = self.create_publisher(type_, topic_of(name, topic), **overridable(MASK))
             stack.callback(self.destroy_publisher, made)
             return made
 
@@ -91,7 +91,7 @@ class Offboard(SegmentationNode):
         subscription = self.create_subscription(
             CompressedImage, topic_of(name, 'features'),
             lambda message: self._parking.put((message, time.monotonic()), name),
-            features(self.values['features_reliable']), **overridable())
+            **overridable(features(self.values['features_reliable'])))
         stack.callback(self.destroy_subscription, subscription)
         return robot
 

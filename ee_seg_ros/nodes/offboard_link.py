@@ -24,7 +24,7 @@ class OffboardLink:
 
     def __init__(self, node, bundle: Bundle, finals: FinalMasks, tally, reliable: bool):
         self._node, self._bundle, self._finals, self._tally = node, bundle, finals, tally
-        self._features = node.create_publisher(CompressedImage, 'features', features(reliable), **overridable())
+        self._features = node.create_publisher(CompressedImage, 'features', **overridable(features(reliable)))
         self._confidences = OrderedDict()
         self._confidence_subscription = None
         self._refined_subscription = self._subscribe()

@@ -85,7 +85,7 @@ class Onboard(SegmentationNode):
         stack.callback(self._parking.close)
         self._outputs.publish_labels()
         stack.callback(Reporter(self, self._report, f'{self.bundle.name} {self.bundle.fingerprint}').close)
-        self._images = self.create_subscription(Image, 'image', self._on_image, IMAGE, **overridable())
+        self._images = self.create_subscription(Image, 'image', self._on_image, **overridable(IMAGE))
         stack.callback(self.destroy_subscription, self._images)
 
     def apply(self, values: dict) -> None:

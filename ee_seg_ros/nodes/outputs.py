@@ -33,7 +33,7 @@ class Outputs:
         self._publishers = []
 
         def publisher(type_, topic, qos):
-            self._publishers.append(node.create_publisher(type_, topic, qos, **overridable()))
+            self._publishers.append(node.create_publisher(type_, topic, **overridable(qos)))
             return self._publishers[-1]
 
         self._mask = publisher(Image, '~/mask', MASK)

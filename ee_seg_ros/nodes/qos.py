@@ -1,6 +1,8 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """Quality of service of every topic, in one place, with the reasons."""
+from copy import copy
+
 from rclpy.duration import Duration
 from rclpy.qos import (
     DurabilityPolicy,
@@ -45,6 +47,9 @@ def features(reliable: bool) -> QoSProfile:
                       reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT)
 
 
-def overridable() -> dict:
-    """Keyword argument that lets `qos_overrides` parameters change history, depth and reliability of a topic."""
-    return {'qos_overriding_options': QoSOverridingOptions.with_default_policies()}
+def overridable(profile: QoSProfile) -> dict:
+    """Keyword arguments for a topic of which `qos_overrides` parameters may change history, depth and reliability.
+
+    With a copy of the profile, because rclpy writes the overrides into the one that it is given.
+    """
+    return {'qos_profile': copy(profile), 'qos_overriding_options': QoSOverridingOptions.with_default_policies()}

@@ -86,14 +86,14 @@ def test_camera_and_recorder_write_down_what_happened(start, peer, tmp_path):
         cv2.imwrite(str(folder / f'view{index}.png'), scene(30 * index)[..., ::-1])
     (folder / 'view3.png').write_bytes(b'no image')
     onboard = start('onboard', criterion='never', finish='onboard', deadline_ms=20000)
-    recorder = start('recorder', out=tmp_path / 'out', frames=6, offboard=False, idle_s=30.0)
+    recorder = start('recorder', out=tmp_path / 'out', frames=5, offboard=False, idle_s=30.0)
     peer.wait(lambda: '"event": "ready"' in recorder.text, 'the recorder')
-    camera = start('camera', source=folder, rate=2.0, frames=6, loop=True, frame_id='eye', log=tmp_path / 'log.jsonl')
+    camera = start('camera', source=folder, rate=1.0, frames=5, loop=True, frame_id='eye', log=tmp_path / 'log.jsonl')
     assert camera.wait() == 0 and camera.text.count('view3.png') == 1
     assert recorder.wait() == 0, recorder.text
     log = [json.loads(line) for line in (tmp_path / 'log.jsonl').read_text().splitlines()]
     assert [(line['index'], line['name']) for line in log] == [
-        (0, 'view0'), (1, 'view1'), (2, 'view2'), (0, 'view0'), (1, 'view1'), (2, 'view2')]
+        (0, 'view0'), (1, 'view1'), (2, 'view2'), (0, 'view0'), (1, 'view1')]
     frames = [json.loads(line) for line in (tmp_path / 'out' / 'frames.jsonl').read_text().splitlines()]
     assert [frame['stamp'] for frame in frames] == [line['stamp'] for line in log]
     for frame in frames:
@@ -106,5 +106,5 @@ def test_camera_and_recorder_write_down_what_happened(start, peer, tmp_path):
         np.testing.assert_array_equal(masks[0], masks[3])    # the same picture, one lap later
         assert (masks[0] != masks[1]).any()
     last = json.loads([line for line in recorder.text.splitlines() if '"done"' in line][0])
-    assert (last['masks'], last['final_masks'], last['refined_masks'], last['frames']) == (6, 6, 0, 6)
+    assert (last['masks'], last['final_masks'], last['refined_masks'], last['frames']) == (5, 5, 0, 5)
     assert onboard.end() == 0

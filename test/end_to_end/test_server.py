@@ -70,7 +70,7 @@ def test_broken_features_are_refused_and_it_goes_on(server, peer, payload, bundl
                             'feature_tensors': bundle.feature_tensors})
     tensors = {name: np.zeros(bundle.tensors[name]['shape'], np.uint8) for name in bundle.feature_tensors}
     placement = type('', (), {'image_width': 240, 'image_height': 180})
-    broken = [b'', b'garbage', data[:len(data) // 2], bytes(flipped), bytes(50_000_000),
+    broken = [b'', b'garbage', data[:len(data) // 2], bytes(flipped), bytes(2_000_000),
               pack(foreign, tensors, placement, (240, 180))]
     for number, bad in enumerate(broken):
         send(peer, 'a', bad)
