@@ -9,6 +9,7 @@ import numpy as np
 
 from ee_seg_ros.inference.bundle import Bundle, Exit
 from ee_seg_ros.inference.frame import Placement
+from ee_seg_ros.inference.resize import argmax_resized
 
 GRID = 8    # pixels of network input per cell of the grid on which criteria compare exits of different strides
 
@@ -24,40 +25,29 @@ class ExitOutput:
         self.exit, self.logits, self.placement = exit_, logits, placement
         self._stride = bundle.width // logits.shape[2]
 
-    def _resized_planes(self, planes, width, height):
-        """Yield each plane (h, w), resized bilinearly so that the image's content fills (height, width).
+    def _visible(self, planes, width, height):
+        """The part of planes (C, h, w) under the image's content, and the size to resize it to.
 
-        Only the rows and columns under the content, and a margin that the interpolation reads, are resized.
+        So resized, its top left (height, width) pixels are the content. A margin that the interpolation reads is kept.
         """
         place, stride = self.placement, self._stride
         rows = min(planes.shape[1], math.ceil(place.content_height / stride) + 1)
         columns = min(planes.shape[2], math.ceil(place.content_width / stride) + 1)
         size = (max(width, round(columns * stride * width / place.content_width)),
                 max(height, round(rows * stride * height / place.content_height)))
-        buffer = np.empty((size[1], size[0]), np.float32)    # one for all planes: each is used before the next is made
-        for plane in planes:
-            cv2.resize(plane[:rows, :columns], size, dst=buffer, interpolation=cv2.INTER_LINEAR)
-            yield buffer[:height, :width]
+        return planes[:, :rows, :columns], size
 
     def mask(self, width: int, height: int) -> np.ndarray:
         """Class ids as uint8 (height, width): the argmax of the logits, resized bilinearly to that size."""
-        planes = self._resized_planes(self.logits, width, height)
-        best = next(planes).copy()
-        ids = np.zeros((height, width), np.uint8)
-        wins = np.empty((height, width), bool)
-        candidates = wins.view(np.uint8)
-        for class_id, plane in enumerate(planes, start=1):
-            np.greater(plane, best, out=wins)
-            np.maximum(plane, best, out=best)
-            # Class ids only grow along this loop, so a maximum does what a slower masked copy would.
-            np.multiply(candidates, np.uint8(class_id), out=candidates)
-            np.maximum(ids, candidates, out=ids)
-        return ids
+        planes, size = self._visible(self.logits, width, height)
+        return np.ascontiguousarray(argmax_resized(planes, *size)[:height, :width])
 
     def confidence(self, width: int, height: int) -> np.ndarray:
         """Top-1 probability as uint8 (height, width), 0..255: softmax at the logits' resolution, then resized."""
         top = (softmax(self.logits, self.exit.temperature).max(0) * 255).astype(np.float32)
-        return next(self._resized_planes(top[None], width, height)).round().astype(np.uint8)
+        planes, size = self._visible(top[None], width, height)
+        resized = cv2.resize(planes[0], size, interpolation=cv2.INTER_LINEAR)
+        return resized[:height, :width].round().astype(np.uint8)
 
     @cached_property
     def grid_logits(self) -> np.ndarray:

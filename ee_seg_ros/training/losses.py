@@ -13,6 +13,18 @@ def class_weights(pixel_shares: list, power: float, largest: float) -> torch.Ten
     return (shares.median() / shares).pow(power).clamp(max=largest)
 
 
+def undo_class_weights(state: dict, weights: torch.Tensor, share: float) -> None:
+    """Take `share` of log(weight) off the bias of every classifier of a state_dict, in place.
+
+    Training with class weights makes rare classes win too often: the softmax then estimates the weighted posterior.
+    Share 1 restores the plain posterior, best for pixel accuracy; 0 leaves recall high and precision low. Logit
+    adjustment after training is by Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.
+    """
+    for name, values in state.items():
+        if name.endswith('classify.bias'):
+            values -= share * weights.log()
+
+
 def exit_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, stride: int) -> torch.Tensor:
     """Weighted cross-entropy at every `stride`-th pixel of the label map.
 

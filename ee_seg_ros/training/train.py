@@ -13,7 +13,7 @@ import yaml
 from ee_seg_ros.data.camvid import CLASS_NAMES, CamVid
 from ee_seg_ros.models.multi_exit import StreetNet
 from ee_seg_ros.training.batches import Batches
-from ee_seg_ros.training.losses import class_weights, exit_loss
+from ee_seg_ros.training.losses import class_weights, exit_loss, undo_class_weights
 
 
 def _optimiser(net, recipe):
@@ -126,5 +126,7 @@ def train(recipe_path, root, out, weights=None, threads=2, report=print):
                 report(f'step {run.step}/{steps} losses {losses} norm {norm:.1f} left {left:.1f} min')
             if run.step % recipe['checkpoint_steps'] == 0 or last:
                 run.save()
-    _save(out / 'weights.pt', **run.average.state_dict())
+    state = run.average.state_dict()
+    undo_class_weights(state, balance, recipe['class_weight_undone'])
+    _save(out / 'weights.pt', **state)
     return out / 'weights.pt'

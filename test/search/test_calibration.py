@@ -17,6 +17,11 @@ def test_cheapest_point_within_the_allowed_loss():
     assert {name: chosen[name]['mean_macs'] for name in chosen} == {'accurate': 7.0, 'balanced': 5.0, 'fast': 3.0}
 
 
+def test_a_cheap_point_that_is_good_by_chance_is_not_taken():
+    curve = [point(0.70, 9.0), point(0.69, 7.0), point(0.60, 5.0), point(0.70, 3.0)]
+    assert operating_points(curve, full_miou=0.70)['fast']['mean_macs'] == 7.0
+
+
 def test_best_point_where_none_keeps_the_promise():
     assert operating_points([point(0.5, 1.0), point(0.6, 2.0)], full_miou=0.9)['accurate']['mean_macs'] == 2.0
 

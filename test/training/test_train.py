@@ -12,7 +12,7 @@ from ee_seg_ros.data.camvid import CLASS_NAMES, UNLABELLED, CamVid  # noqa: E402
 from ee_seg_ros.data.scenes import StreetDrive  # noqa: E402
 from ee_seg_ros.models.multi_exit import StreetNet  # noqa: E402
 from ee_seg_ros.training.batches import Batches, jitter, random_crop  # noqa: E402
-from ee_seg_ros.training.losses import class_weights, exit_loss  # noqa: E402
+from ee_seg_ros.training.losses import class_weights, exit_loss, undo_class_weights  # noqa: E402
 from ee_seg_ros.training.train import train  # noqa: E402
 
 PHASES = [{'steps': 2, 'height': 64, 'width': 96, 'scales': [0.5, 1.5], 'jitter': 1.0},
@@ -41,7 +41,7 @@ def recipe(tmp_path):
         'split': 'train', 'seed': 1, 'batch_size': 2, 'scene_share': 0.3, 'phases': PHASES, 'backbone_lr': 1e-3,
         'head_lr': 1e-3, 'weight_decay': 0.01, 'warmup_steps': 1, 'clip_norm': 5.0, 'average_decay': 0.9,
         'workers': 0, 'checkpoint_steps': 1, 'log_steps': 1, 'exit_weights': [0.4, 0.4, 0.5, 1.0], 'loss_stride': 4,
-        'class_weight_power': 0.5, 'class_weight_max': 3.0, 'pixel_shares': [1 / 11] * 11}))
+        'class_weight_power': 0.5, 'class_weight_max': 3.0, 'class_weight_undone': 0.75, 'pixel_shares': [1 / 11] * 11}))
     return path
 
 
@@ -108,6 +108,14 @@ def test_jitter_of_strength_zero_changes_nothing():
 def test_class_weights_are_median_frequency_balancing():
     weights = class_weights([0.1, 0.2, 0.4], 1.0, 1.5)
     torch.testing.assert_close(weights, torch.tensor([1.5, 1.0, 0.5]))
+
+
+def test_undone_class_weights_restore_the_plain_posterior():
+    weights, bias = torch.tensor([0.5, 1.0, 2.0]), torch.tensor([0.1, 0.2, 0.3])
+    state = {'final.classify.bias': (bias.softmax(0) * weights).log(), 'final.classify.weight': torch.ones(3)}
+    undo_class_weights(state, weights, 1.0)
+    torch.testing.assert_close(state['final.classify.bias'].softmax(0), bias.softmax(0))
+    assert (state['final.classify.weight'] == 1).all()
 
 
 def test_loss_ignores_unlabelled_pixels():

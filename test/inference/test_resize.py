@@ -1,0 +1,35 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The banded argmax equals that of planes resized as a whole, on every kind of map and size."""
+import cv2
+import numpy as np
+import pytest
+
+from ee_seg_ros.inference.resize import _bands, argmax_resized
+
+
+def smooth_planes(seed, classes, rows, columns):
+    """Random planes with large regions, as a network puts out."""
+    noise = np.random.default_rng(seed).normal(0, 3, (rows, columns, classes)).astype(np.float32)
+    return np.ascontiguousarray(cv2.GaussianBlur(noise, (0, 0), 2.5).transpose(2, 0, 1)) * 6
+
+
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('rows, columns, width, height', [
+    (46, 60, 480, 368), (23, 30, 480, 368), (23, 30, 90, 69), (10, 12, 97, 61), (1, 8, 64, 8), (8, 1, 8, 64)])
+def test_equals_the_argmax_of_whole_planes(seed, rows, columns, width, height):
+    planes = smooth_planes(seed, 11, rows, columns)
+    whole = np.stack([cv2.resize(plane, (width, height)) for plane in planes]).argmax(0)
+    np.testing.assert_array_equal(argmax_resized(planes, width, height), whole)
+
+
+def test_the_first_of_equals_wins():
+    assert (argmax_resized(np.ones((3, 4, 5), np.float32), 20, 16) == 0).all()
+
+
+def test_classes_that_cannot_win_are_not_resized():
+    planes = np.zeros((3, 8, 4), np.float32)
+    planes[0, :3], planes[1, 3:], planes[2] = 5, 5, -1    # sky above, road below, and one that is nowhere
+    bands = list(_bands(planes, 64))
+    assert [band[0] for band in bands] == [0, 1]
+    assert bands[0][1:] == (0, 4, 0, 28) and bands[1][1:] == (2, 8, 20, 64)
