@@ -8,6 +8,7 @@ that starts a process hands on os.environ, whole: the mark without the path make
 import fcntl
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,10 @@ os.environ.update(
     # The source tree under test also in processes that start in another folder.
     PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]),
 )
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So it is for what a shell script starts in the background; tests that press Ctrl-C would wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionfinish():
