@@ -109,17 +109,19 @@ def test_the_sheet_and_the_recording_are_there(done):
 
 def test_ctrl_c_ends_all_nodes(tmp_path):
     command = [sys.executable, '-m', 'ee_seg_ros.cli', 'demo', '--frames', '10000', '--out', str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process, nodes = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True), {}
     try:
         wait_until(lambda: (tmp_path / 'recording/camera.jsonl').is_file() or process.poll() is not None, 'the camera')
         nodes = nodes_of(process.pid)
         assert set(nodes) == NODES
         process.send_signal(signal.SIGINT)
         text, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode != 0 and 'Traceback' not in text
+        assert not any(alive(pid) for pid in nodes.values())
     finally:
         process.kill()
-    assert process.returncode != 0 and 'Traceback' not in text
-    assert not any(alive(pid) for pid in nodes.values())
+        for pid in filter(alive, nodes.values()):
+            os.kill(pid, signal.SIGKILL)
 
 
 def options(out):

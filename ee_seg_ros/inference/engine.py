@@ -68,8 +68,6 @@ class Engine:
         self._options.inter_op_num_threads = 1
         # Idle pools of several sessions spin against each other: 90 ms a frame instead of 21 on two cores.
         self._options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-        # As fast without: the arena only keeps what the largest graph once needed (50 MB here).
-        self._options.enable_cpu_mem_arena = False
         self._options.log_severity_level = 3
         asked = _available(providers, warn)
         self._sessions = {name: self._load(name, asked) for name in self._graphs_of(part)}
