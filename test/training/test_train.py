@@ -41,7 +41,8 @@ def recipe(tmp_path):
         'split': 'train', 'seed': 1, 'batch_size': 2, 'scene_share': 0.3, 'phases': PHASES, 'backbone_lr': 1e-3,
         'head_lr': 1e-3, 'weight_decay': 0.01, 'warmup_steps': 1, 'clip_norm': 5.0, 'average_decay': 0.9,
         'workers': 0, 'checkpoint_steps': 1, 'log_steps': 1, 'exit_weights': [0.4, 0.4, 0.5, 1.0], 'loss_stride': 4,
-        'class_weight_power': 0.5, 'class_weight_max': 3.0, 'class_weight_undone': 0.75, 'pixel_shares': [1 / 11] * 11}))
+        'class_weight_power': 0.5, 'class_weight_max': 3.0, 'class_weight_undone': 0.75,
+        'pixel_shares': [1 / 11] * 11}))
     return path
 
 
