@@ -134,8 +134,9 @@ class Offboard(SegmentationNode):
         total, since, seconds = self._tally.report()
         served = sum(number for name, number in since.items() if name.startswith('refined.'))
         values = {'refined_rate': served / seconds, 'refine_ms': self._tally.median_ms('refine'),
-                  'dropped': self._parking.dropped, 'failed_frames': total['failed_frames'], 'fingerprint': self.bundle.fingerprint,
-                  'providers': ' '.join(self._engine.providers), 'robots': len(self._robots)}
+                  'dropped': self._parking.dropped, 'failed_frames': total['failed_frames'],
+                  'fingerprint': self.bundle.fingerprint, 'providers': ' '.join(self._engine.providers),
+                  'robots': len(self._robots)}
         refused = {name: number for name, number in sorted(total.items()) if name.startswith('refused.')}
         values.update(refused=sum(refused.values()), **refused)
         values.update({f"refined.{name or 'own'}": total[f'refined.{name}'] for name in self._robots})
