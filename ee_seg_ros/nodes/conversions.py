@@ -69,12 +69,14 @@ def to_rgb(message: Image) -> np.ndarray:
 
 @lru_cache(maxsize=None)
 def _cv_bridge():
-    """A CvBridge, or None where there is none; imported when the first image needs it, not before."""
+    """(CvBridge, '') or (None, what to do about it); imported when the first image needs it, not before."""
     try:
         from cv_bridge import CvBridge
-        return CvBridge()
-    except Exception:    # a cv_bridge built against another numpy fails with more than ImportError
-        return None
+        return CvBridge(), ''
+    except ModuleNotFoundError:
+        return None, 'or install cv_bridge for more'
+    except Exception as error:    # built against another numpy it fails with whatever numpy raises
+        return None, f'or mend cv_bridge, which is installed but fails ({type(error).__name__}: {str(error)[:120]})'
 
 
 @lru_cache(maxsize=64)
@@ -83,17 +85,18 @@ def _check_encoding(encoding):
     if encoding in CHANNELS:
         return
     supported = f"encoding {encoding!r} is not supported: publish one of {', '.join(CHANNELS)}"
-    if _cv_bridge() is None:
-        raise ImageError('encoding', f'{supported}, or install cv_bridge for more')
+    bridge, advice = _cv_bridge()
+    if bridge is None:
+        raise ImageError('encoding', f'{supported}, {advice}')
     try:
-        _cv_bridge().encoding_to_cvtype2(encoding)
+        bridge.encoding_to_cvtype2(encoding)
     except Exception as error:    # it raises whatever the step that fails raises
         raise ImageError('encoding', f'{supported} (cv_bridge does not know it either: {str(error)[:80]})') from None
 
 
 def _through_cv_bridge(message):
     try:
-        pixels = _cv_bridge().imgmsg_to_cv2(message, 'rgb8')
+        pixels = _cv_bridge()[0].imgmsg_to_cv2(message, 'rgb8')
         if pixels.dtype != np.uint8 or pixels.shape != (message.height, message.width, 3):
             raise ValueError(f'it made {pixels.dtype} of shape {pixels.shape}')
     except Exception as error:    # it raises whatever the step that fails raises

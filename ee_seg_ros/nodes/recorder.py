@@ -42,7 +42,7 @@ class Recorder(Node):
     def start(self) -> None:
         """Open the folder and subscribe. Raises ParameterError."""
         if not self.values['out']:
-            raise ParameterError('out is empty: give the folder to write into, for example -p out:=/tmp/record')
+            raise ParameterError('out is empty: give the folder to write into, for example -p out:=record')
         self._out = Path(self.values['out'])
         try:
             self._out.mkdir(parents=True, exist_ok=True)

@@ -87,6 +87,20 @@ def test_other_encodings_go_through_cv_bridge():
     assert caught.value.kind == 'encoding'
 
 
+def test_a_broken_cv_bridge_is_not_called_missing(monkeypatch, tmp_path):
+    (tmp_path / 'cv_bridge.py').write_text("raise AttributeError('_ARRAY_API not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'cv_bridge', raising=False)
+    conversions._cv_bridge.cache_clear()
+    conversions._check_encoding.cache_clear()
+    try:
+        with pytest.raises(ImageError, match='installed but fails .AttributeError: _ARRAY_API not found'):
+            conversions._check_encoding('32FC1')
+    finally:
+        conversions._cv_bridge.cache_clear()
+        conversions._check_encoding.cache_clear()
+
+
 def test_without_cv_bridge_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, 'cv_bridge', None)    # makes its import fail
     conversions._cv_bridge.cache_clear()
