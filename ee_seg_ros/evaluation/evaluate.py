@@ -27,7 +27,7 @@ class Observations:
     """What all exits of a bundle gave on n labelled images.
 
     matrices: int64 (n, exits, classes, classes + 1), see `metrics.confusion`, the final output last.
-    scores: criterion name -> float64 (n, onboard exits), NaN where the criterion gives no score.
+    scores: criterion name -> float64 (n, judged exits: all but the last), NaN where the criterion gives no score.
     """
 
     matrices: np.ndarray
@@ -57,80 +57,92 @@ def samples_of(dataset: str, root: str | None, split: str, limit: int = 0) -> tu
 
 
 def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = lambda done: None) -> Observations:
-    """Run every (image, labels) of `samples` through all exits of an engine (part 'all'); see `Observations`."""
-    exits, classes = engine.bundle.onboard_exits, len(engine.bundle.classes)
-    rules = {name: CRITERIA[name] for name in engine.bundle.criteria}
-    matrices, scores = [], {name: [] for name in rules}
+    """Run every (image, labels) of `samples` through all exits of an engine (part 'all'); see `Observations`.
+
+    All criteria are scored, also those for which the bundle has no thresholds yet.
+    """
+    bundle = engine.bundle
+    matrices, scores = [], {name: [] for name in CRITERIA}
     for image, labels in samples:
-        result = engine.segment(image, 'never', (0.0,) * len(exits))
-        final = engine.finish(engine.encode(result), result.placement)
+        result = engine.segment(image, 'never')
+        sides = [result.outputs]
+        if bundle.split is not None:
+            sides.append(engine.finish(engine.encode(result), result.placement).outputs)
         height, width = labels.shape
-        matrices.append([confusion(labels, output.mask(width, height), classes)
-                         for output in (*result.outputs, final)])
-        for name, rule in rules.items():
-            row = [rule.judge(result.outputs[:index + 1], 0.0)[0] for index in range(len(exits))]
-            scores[name].append([np.nan if score is None else score for score in row])
+        matrices.append([confusion(labels, output.mask(width, height), len(bundle.classes))
+                         for outputs in sides for output in outputs])
+        for name, rule in CRITERIA.items():
+            row = [rule.judge(outputs[:index + 1], 0.0)[0] for outputs in sides for index in range(len(outputs))]
+            scores[name].append([np.nan if score is None else score for score in row[:-1]])
         report(len(matrices))
     if not matrices:
         raise ValueError('there are no images to evaluate')
-    return Observations(np.array(matrices), {name: np.array(rows) for name, rows in scores.items()})
+    return Observations(np.array(matrices), {name: np.array(rows, np.float64) for name, rows in scores.items()})
 
 
 def exits_taken(rule: Criterion, scores: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
-    """int64 (n,): the onboard exit at which each image settles, or the number of onboard exits where none does."""
-    count, exits = scores.shape
-    taken = np.full(count, 0 if rule.name == 'always' else exits)
+    """int64 (n,): index of the exit at which each image ends; of the last one where none settles."""
+    count, judged = scores.shape
+    taken = np.full(count, 0 if rule.name == 'always' else judged)
     if rule.score is not None:
-        for index in reversed(range(rule.first, exits)):
+        for index in reversed(range(judged)):
             taken[rule.settles(scores[:, index], thresholds[index])] = index
     return taken
 
 
-def exit_costs(bundle: Bundle) -> list:
-    """Multiply-accumulates of stopping at each exit: stages and all heads passed; the last is the final output.
+def static_costs(bundle: Bundle) -> list:
+    """Multiply-accumulates of each exit as a network of its own: its stages and its head; the final output last.
 
-    The final output costs everything on both sides: all onboard heads, encoder, decoder, the rest and its head.
+    Behind the split they include encoder and decoder.
     """
-    def macs(*graphs):
-        return sum(bundle.graphs[graph]['macs'] for graph in graphs)
-    costs, total, stages = [], 0.0, list(bundle.stages)
-    for exit_ in bundle.onboard_exits:
-        while exit_.stage in stages:
-            total += macs(stages.pop(0))
-        total += exit_.macs
-        costs.append(total)
-    return costs + [total + macs(bundle.split['encode'], bundle.split['decode'], *stages, bundle.exits[-1].graph)]
+    return [float(sum(bundle.graphs[graph]['macs'] for graph in bundle.path_to(exit_.name))) for exit_ in bundle.exits]
+
+
+def exit_costs(bundle: Bundle) -> list:
+    """Multiply-accumulates of stopping at each exit: those of the exit alone, and all heads passed on the way to it."""
+    costs, passed = [], 0.0
+    for exit_, alone in zip(bundle.exits, static_costs(bundle)):
+        costs.append(alone + passed)
+        passed += exit_.macs
+    return costs
 
 
 def cascade(bundle: Bundle, observed: Observations, criterion: str, thresholds: Sequence[float]) -> dict:
     """What a criterion with these thresholds gives: the keys of `evaluation.json` from `miou` on.
 
-    `miou` and `mean_macs` are those over an ideal link: every image that does not settle is finished offboard.
-    `onboard_miou` is that of the masks that leave at once; `onboard_macs` includes the feature encoder where it runs.
+    `miou` and `mean_macs` are those over an ideal link: every image that does not settle onboard is finished offboard,
+    where it may settle before the final output. `onboard_miou` is that of the masks that leave at once; `onboard_macs`
+    includes the feature encoder where it runs. `exit_shares`: images that end at each onboard exit, then those that are
+    forwarded; `offboard_exit_shares`: of all images, those that end at each exit behind the split.
     """
     taken = exits_taken(CRITERIA[criterion], observed.scores[criterion], thresholds)
     costs, onboard = np.array(exit_costs(bundle)), len(bundle.onboard_exits)
     images = np.arange(len(taken))
-    at_once = np.minimum(taken, onboard - 1)
-    encode = bundle.graphs[bundle.split['encode']]['macs']
-    shares = np.bincount(taken, minlength=onboard + 1) / len(taken)
+    at_once, forwarded = np.minimum(taken, onboard - 1), taken >= onboard
+    encode = bundle.graphs[bundle.split['encode']]['macs'] if bundle.split else 0.0
+    shares = [float(share) for share in np.bincount(taken, minlength=len(bundle.exits)) / len(taken)]
     return {
         'miou': mean_iou(observed.matrices[images, taken].sum(0)),
         'mean_macs': float(costs[taken].mean()),
         'onboard_miou': mean_iou(observed.matrices[images, at_once].sum(0)),
-        'onboard_macs': float((costs[at_once] + encode * (taken == onboard)).mean()),
-        'exit_shares': [float(share) for share in shares],
-        'forwarded_share': float(shares[-1]),
+        'onboard_macs': float((costs[at_once] + encode * forwarded).mean()),
+        'exit_shares': [*shares[:onboard], float(forwarded.mean())],
+        'offboard_exit_shares': shares[onboard:],
+        'forwarded_share': float(forwarded.mean()),
     }
 
 
 def summarise(bundle: Bundle, observed: Observations) -> dict:
-    """`evaluation.json`: every exit on its own, and every criterion at its operating points."""
+    """`evaluation.json`: every exit on its own, and every criterion at its operating points.
+
+    An exit's `macs` count all heads passed on the way to it, its `static_macs` those of the exit as a network alone.
+    """
     totals = observed.matrices.sum(0)
     exits = []
-    for exit_, matrix, macs in zip((*bundle.onboard_exits, bundle.exits[-1]), totals, exit_costs(bundle)):
+    for exit_, matrix, macs, alone in zip(bundle.exits, totals, exit_costs(bundle), static_costs(bundle)):
         by_class = {info.name: float(value) for info, value in zip(bundle.classes, iou(matrix)) if np.isfinite(value)}
-        exits.append({'name': exit_.name, 'miou': mean_iou(matrix), 'iou': by_class, 'macs': macs})
+        exits.append({'name': exit_.name, 'miou': mean_iou(matrix), 'iou': by_class, 'macs': macs,
+                      'static_macs': alone})
     criteria = []
     for name in bundle.criteria:
         stored = CRITERIA[name].score is not None

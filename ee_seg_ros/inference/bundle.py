@@ -30,7 +30,7 @@ class ClassInfo:
 
 @dataclass(frozen=True)
 class Exit:
-    """A head behind a stage. macs: the head's own multiply-accumulates. onboard: False for the final output."""
+    """A head behind a stage. macs: the head's own multiply-accumulates. onboard: whether it lies before the split."""
 
     name: str
     stage: str
@@ -98,9 +98,10 @@ def _check_references(document, path):
         expect(document['stages'], exit_['stage'], 'stage')
         expect(graphs, exit_['graph'], 'graph')
     split = document['split']
-    expect(document['stages'], split['after'], 'stage')
-    expect(graphs, split['encode'], 'graph')
-    expect(graphs, split['decode'], 'graph')
+    if split is not None:
+        expect(document['stages'], split['after'], 'stage')
+        expect(graphs, split['encode'], 'graph')
+        expect(graphs, split['decode'], 'graph')
     wanted = [1, 3, document['input']['height'], document['input']['width']]
     if tensors.get('image', {}).get('shape') != wanted:
         raise BundleError(f"{path}/bundle.json: tensor 'image' must have the shape {wanted} of its input")
@@ -109,25 +110,64 @@ def _check_references(document, path):
         if shape[1] != len(document['classes']):
             raise BundleError(f"{path}/bundle.json: exit {exit_['name']} puts out {shape[1]} classes, "
                               f"the bundle has {len(document['classes'])}")
-    onboard = sum(not _is_offboard(document, exit_) for exit_ in document['exits'])
+
+
+def _check_order(document, path):
+    """Exits lie one behind the other, on both sides of a split, and every graph finds its inputs on its own side."""
+    stages, exits, split = document['stages'], document['exits'], document['split']
+    places = [stages.index(exit_['stage']) for exit_ in exits]
+    if places != sorted(places) or places[-1] != len(stages) - 1:
+        raise BundleError(f'{path}/bundle.json: exits must be listed in the order of their stages, the last one behind '
+                          'the last stage')
+    if split is not None and (_is_offboard(document, exits[0]) or not _is_offboard(document, exits[-1])):
+        raise BundleError(f"{path}/bundle.json: the split after {split['after']} must leave an exit on either side")
+    if split is not None and document['codec'] is None:
+        raise BundleError(f'{path}/bundle.json has a split, but no codec for the features')
+    for exit_ in exits:
+        known = {'image'}
+        for name in _path_to(document, exit_):
+            graph = document['graphs'][name]
+            missing = [tensor for tensor in graph['inputs'] if tensor not in known]
+            if missing:
+                raise BundleError(f'{path}/bundle.json: graph {name} needs the tensor {missing[0]!r}, which no graph '
+                                  'before it, on its side of the split, puts out')
+            # Nothing passes the split but what the encoder puts out.
+            known = set(graph['outputs']) | (set() if split is not None and name == split['encode'] else known)
+
+
+def _check_thresholds(document, path):
+    judged = len(document['exits']) - 1
     for name, criterion in document['criteria'].items():
         for point, values in criterion['operating_points'].items():
-            if len(values['thresholds']) != onboard:
+            if len(values['thresholds']) != judged:
                 raise BundleError(f'{path}/bundle.json: criterion {name}, operating point {point} has '
-                                  f"{len(values['thresholds'])} thresholds, expected one per onboard exit ({onboard})")
+                                  f"{len(values['thresholds'])} thresholds, expected one per exit but the last "
+                                  f'({judged})')
 
 
 def _is_offboard(document, exit_):
-    stages = document['stages']
-    return stages.index(exit_['stage']) > stages.index(document['split']['after'])
+    stages, split = document['stages'], document['split']
+    return split is not None and stages.index(exit_['stage']) > stages.index(split['after'])
+
+
+def _path_to(document, exit_):
+    """Names of the graphs that this exit alone needs, in the order in which they run."""
+    stages, split = document['stages'], document['split']
+    graphs = []
+    for stage in stages[:stages.index(exit_['stage']) + 1]:
+        graphs.append(stage)
+        if _is_offboard(document, exit_) and stage == split['after']:
+            graphs += [split['encode'], split['decode']]
+    return graphs + [exit_['graph']]
 
 
 class Bundle:
     """A validated bundle. `Bundle.load` reads it; graphs are read, and checked for damage, when an engine needs them.
 
-    path, name; classes (tuple of ClassInfo); width, height of the network input in pixels; stages (graph names);
-    exits (tuple of Exit, the last one is the final output); onboard_exits; criteria (names that can be chosen);
-    feature_tensors (names of what travels); document (bundle.json).
+    path, name; classes (tuple of ClassInfo); width, height of the network input in pixels; stages (graph names); split
+    (None: all of it runs onboard). exits (tuple of Exit, the last one is the final output), of which onboard_exits and
+    offboard_exits lie before and behind the split; judged_exits (all but the last): those at which a criterion may
+    stop. criteria (names that can be chosen); feature_tensors (names of what travels); document (bundle.json).
     """
 
     def __init__(self, path: Path, document: dict):
@@ -143,8 +183,10 @@ class Bundle:
                  float(entry['temperature']), float(self.graphs[entry['graph']]['macs']),
                  not _is_offboard(document, entry)) for entry in document['exits'])
         self.onboard_exits = tuple(exit_ for exit_ in self.exits if exit_.onboard)
+        self.offboard_exits = self.exits[len(self.onboard_exits):]
+        self.judged_exits = self.exits[:-1]
         self.criteria = tuple(document['criteria']) + ('always', 'never')
-        self.feature_tensors = tuple(self.graphs[self.split['encode']]['outputs'])
+        self.feature_tensors = tuple(self.graphs[self.split['encode']]['outputs']) if self.split else ()
 
     @classmethod
     def load(cls, name_or_path: str) -> 'Bundle':
@@ -152,6 +194,8 @@ class Bundle:
         path = find_bundle(str(name_or_path))
         document = _read(path)
         _check_references(document, path)
+        _check_order(document, path)
+        _check_thresholds(document, path)
         return cls(path, document)
 
     @cached_property
@@ -168,6 +212,17 @@ class Bundle:
         palette[:len(self.classes)] = [info.color for info in self.classes]
         return palette
 
+    def path_to(self, exit_name: str) -> tuple:
+        """Names of the graphs that one exit alone needs, in the order in which they run: a static network's.
+
+        Raises BundleError that lists the exits if there is none of that name.
+        """
+        for entry in self.document['exits']:
+            if entry['name'] == exit_name:
+                return tuple(_path_to(self.document, entry))
+        raise BundleError(f'bundle {self.name} has no exit {exit_name!r}: choose one of '
+                          f"{', '.join(exit_.name for exit_ in self.exits)}")
+
     def graph_bytes(self, graph: str) -> bytes:
         """The ONNX file of a graph; raises BundleError if it is missing or not the one that bundle.json describes."""
         path = self.path / self.graphs[graph]['file']
@@ -181,12 +236,17 @@ class Bundle:
         return content
 
     def thresholds(self, criterion: str, operating_point: str) -> tuple:
-        """Thresholds of an operating point, one per onboard exit. Raises BundleError that lists what exists."""
+        """Thresholds of an operating point, one per judged exit. Raises BundleError that lists what exists.
+
+        A bundle with a single exit has nothing to judge: any criterion will do.
+        """
+        if not self.judged_exits:
+            return ()
         if criterion not in self.criteria:
             raise BundleError(f'bundle {self.name} has no criterion {criterion!r}: choose one of '
                               f"{', '.join(self.criteria)}")
         if criterion in ('always', 'never'):
-            return (0.0,) * len(self.onboard_exits)
+            return (0.0,) * len(self.judged_exits)
         points = self.document['criteria'][criterion]['operating_points']
         if operating_point not in points:
             raise BundleError(f'criterion {criterion} of bundle {self.name} has no operating point '

@@ -64,8 +64,9 @@ class Criterion:
     """A rule that settles a frame.
 
     direction: 'below' settles when score < threshold, 'above' when score >= threshold.
-    first: index of the first exit at which it can settle (1 where consecutive exits are compared).
-    score: takes the outputs of the exits run so far; None for the rules that look at nothing.
+    first: index of the first exit of a side at which it can settle (1 where consecutive exits are compared: the server
+    does not have the robot's map).
+    score: takes the outputs of the exits run so far on this side; None for the rules that look at nothing.
     thresholds: what its list of thresholds means, in words.
     """
 
@@ -76,7 +77,7 @@ class Criterion:
     thresholds: str
 
     def judge(self, outputs: Sequence[ExitOutput], threshold: float) -> tuple:
-        """(score or None, settled) of the last of `outputs`, the exits run so far on one image."""
+        """(score or None, settled) of the last of `outputs`, the exits run so far on one image and side."""
         if self.score is None:
             return None, self.name == 'always'
         if len(outputs) <= self.first:
@@ -89,8 +90,8 @@ class Criterion:
         return score < threshold if self.direction == 'below' else score >= threshold
 
 
-_PER_EXIT = 'one per onboard exit'
-_FROM_SECOND = 'one per onboard exit; the first is not used, for there is nothing to compare it with'
+_PER_EXIT = 'one per exit but the last'
+_FROM_SECOND = f'{_PER_EXIT}; that of the first exit of a side is not used: there is nothing to compare it with'
 
 CRITERIA = {criterion.name: criterion for criterion in (
     Criterion('entropy', 'below', 0, lambda outputs: normalised_entropy(outputs[-1].grid_probabilities),

@@ -8,6 +8,7 @@ from typing import Callable, Optional, Sequence
 
 import numpy as np
 import onnxruntime
+from onnxruntime import OrtValue
 
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.criteria import CRITERIA
@@ -20,11 +21,12 @@ CPU = 'CPUExecutionProvider'
 
 @dataclass
 class Result:
-    """What `Engine.segment` found for one image.
+    """What one side of a bundle found for one image: the robot's (`segment`) or the server's (`finish`).
 
-    outputs: the exits that ran, in order. score and threshold: of the last one (score None where the criterion gives
-    none). settled: whether that exit was good enough. macs: multiply-accumulates of all graphs that ran.
-    preprocess_ms, inference_ms: wall time; inference includes heads and criteria.
+    outputs: the exits that ran on this side, in order. score and threshold: of the last one (score None where the
+    criterion gives none; both None at the last exit of the bundle, which is not judged). settled: whether that exit was
+    good enough. macs: multiply-accumulates of all graphs that ran on this side. tensors: what they put out, as
+    onnxruntime's own values. preprocess_ms, inference_ms: wall time; inference includes heads and criteria.
     """
 
     placement: Placement
@@ -62,7 +64,10 @@ class Engine:
         if part not in PARTS:
             raise ValueError(f'part {part!r} is not one of {", ".join(PARTS)}')
         self.bundle = bundle
-        last = bundle.stages.index(bundle.split['after']) + 1
+        if bundle.split is None and part == 'offboard':
+            raise BundleError(f'bundle {bundle.name} has no split: all of it runs onboard, and nothing is left for an '
+                              'offboard node; give a bundle with a split, or run the onboard node alone')
+        last = bundle.stages.index(bundle.split['after']) + 1 if bundle.split else len(bundle.stages)
         self._onboard_stages, self._rest_stages = bundle.stages[:last], bundle.stages[last:]
         self._options = onnxruntime.SessionOptions()
         self._options.intra_op_num_threads = threads
@@ -81,10 +86,11 @@ class Engine:
 
     def _graphs_of(self, part):
         bundle = self.bundle
-        onboard = list(self._onboard_stages) + [exit_.graph for exit_ in bundle.onboard_exits]
-        onboard.append(bundle.split['encode'])
-        offboard = [bundle.split['decode'], *self._rest_stages]
-        offboard += [exit_.graph for exit_ in bundle.exits if not exit_.onboard]
+        onboard = [*self._onboard_stages, *(exit_.graph for exit_ in bundle.onboard_exits)]
+        offboard = [*self._rest_stages, *(exit_.graph for exit_ in bundle.offboard_exits)]
+        if bundle.split is not None:
+            onboard.append(bundle.split['encode'])
+            offboard.append(bundle.split['decode'])
         return {'onboard': onboard, 'offboard': offboard, 'all': onboard + offboard}[part]
 
     def _load(self, graph, providers):
@@ -95,58 +101,89 @@ class Engine:
             raise BundleError(f'graph {graph} of {self.bundle.path} cannot be loaded by onnxruntime '
                               f'{onnxruntime.__version__}: {str(error)[:200]}') from None
 
-    def _run(self, graph, tensors):
+    def _run(self, graph, result):
+        """Run a graph on what is in `result`. Its outputs stay with onnxruntime: most are only read by other graphs."""
         description = self.bundle.graphs[graph]
-        inputs = {name: tensors[name] for name in description['inputs']}
-        outputs = self._sessions[graph].run(description['outputs'], inputs)
-        tensors.update(zip(description['outputs'], outputs))
-        return description['macs']
+        outputs = self._sessions[graph].run_with_ort_values(
+            description['outputs'], {name: result.tensors[name] for name in description['inputs']})
+        result.tensors.update(zip(description['outputs'], outputs))
+        result.macs += description['macs']
 
-    def segment(self, image: np.ndarray, criterion: str, thresholds: Sequence[float]) -> Result:
-        """Run the onboard stages on an image (uint8 (H, W, 3) RGB) until an exit settles or none is left.
+    def _run_head(self, exit_, result):
+        self._run(exit_.graph, result)
+        logits = result.tensors.pop(exit_.logits).numpy()[0]
+        result.outputs.append(ExitOutput(self.bundle, exit_, logits, result.placement))
 
-        criterion: a name of `criteria.CRITERIA`. thresholds: one per onboard exit.
-        """
+    def _run_side(self, stages, exits, result, criterion, thresholds):
+        """Run stages, and the exits behind each of them, until an exit settles or none is left."""
+        rule, judged = CRITERIA[criterion], self.bundle.judged_exits
+        if thresholds is None and rule.score is None:
+            thresholds = (0.0,) * len(judged)
+        if thresholds is None or len(thresholds) != len(judged):
+            raise ValueError(f'thresholds is {thresholds}: expected {len(judged)}, one for each of '
+                             f"{', '.join(exit_.name for exit_ in judged) or 'no exits'}")
+        threshold_of = {exit_.name: threshold for exit_, threshold in zip(judged, thresholds)}
         began = time.perf_counter()
-        tensor, placement = preprocess(image, self.bundle)
-        result = Result(placement, tensors={'image': tensor})
-        result.preprocess_ms = (time.perf_counter() - began) * 1e3
-        began = time.perf_counter()
-        rule = CRITERIA[criterion]
-        exits = list(zip(self.bundle.onboard_exits, thresholds))
-        for stage in self._onboard_stages:
-            result.macs += self._run(stage, result.tensors)
-            while exits and exits[0][0].stage == stage and not result.settled:
-                exit_, result.threshold = exits.pop(0)
-                result.macs += self._run(exit_.graph, result.tensors)
-                result.outputs.append(ExitOutput(self.bundle, exit_, result.tensors.pop(exit_.logits)[0], placement))
-                result.score, result.settled = rule.judge(result.outputs, result.threshold)
+        for stage in stages:
+            self._run(stage, result)
+            for exit_ in exits:
+                if exit_.stage == stage and not result.settled:
+                    self._run_head(exit_, result)
+                    result.threshold = threshold_of.get(exit_.name)
+                    result.score, result.settled = (None, False) if result.threshold is None else rule.judge(
+                        result.outputs, result.threshold)
             if result.settled:
                 break
-        result.inference_ms = (time.perf_counter() - began) * 1e3
+        result.inference_ms += (time.perf_counter() - began) * 1e3
+
+    def _place(self, image):
+        began = time.perf_counter()
+        tensor, placement = preprocess(image, self.bundle)
+        return Result(placement, tensors={'image': OrtValue.ortvalue_from_numpy(tensor)},
+                      preprocess_ms=(time.perf_counter() - began) * 1e3)
+
+    def segment(self, image: np.ndarray, criterion: str, thresholds: Optional[Sequence[float]] = None) -> Result:
+        """Run the onboard stages on an image (uint8 (H, W, 3) RGB) until an exit settles or none is left.
+
+        criterion: a name of `criteria.CRITERIA`. thresholds: one for each of the bundle's judged exits, those behind
+        the split included; `always` and `never` need none.
+        """
+        result = self._place(image)
+        self._run_side(self._onboard_stages, self.bundle.onboard_exits, result, criterion, thresholds)
         return result
 
     def encode(self, result: Result) -> dict:
         """Features to forward, from a result whose onboard stages all ran: uint8 arrays by tensor name."""
-        result.macs += self._run(self.bundle.split['encode'], result.tensors)
-        return {name: result.tensors[name] for name in self.bundle.feature_tensors}
+        self._run(self.bundle.split['encode'], result)
+        return {name: result.tensors[name].numpy() for name in self.bundle.feature_tensors}
 
-    def finish(self, features: dict, placement: Placement) -> ExitOutput:
-        """Finish the inference from features (as `encode` made them); returns the final output."""
-        tensors = dict(features)
-        self._run(self.bundle.split['decode'], tensors)
-        for stage in self._rest_stages:
-            self._run(stage, tensors)
-        final = self.bundle.exits[-1]
-        self._run(final.graph, tensors)
-        return ExitOutput(self.bundle, final, tensors[final.logits][0], placement)
+    def finish(self, features: dict, placement: Placement, criterion: str = 'never',
+               thresholds: Optional[Sequence[float]] = None) -> Result:
+        """Finish the inference from features (as `encode` made them): stops at an exit behind the split that settles.
 
-    @property
-    def finish_macs(self) -> float:
-        """Multiply-accumulates of `finish`."""
-        bundle = self.bundle
-        return sum(bundle.graphs[name]['macs'] for name in
-                   (bundle.split['decode'], *self._rest_stages, bundle.exits[-1].graph))
+        criterion, thresholds: as of `segment`; the same thresholds serve both sides.
+        """
+        began = time.perf_counter()
+        result = Result(placement, tensors={
+            name: OrtValue.ortvalue_from_numpy(tensor) for name, tensor in features.items()})
+        self._run(self.bundle.split['decode'], result)
+        result.inference_ms = (time.perf_counter() - began) * 1e3
+        self._run_side(self._rest_stages, self.bundle.offboard_exits, result, criterion, thresholds)
+        return result
+
+    def run_exit(self, image: np.ndarray, exit_name: str) -> Result:
+        """Run one exit alone, as a network of its own: the stages up to it and its head, no other head, no criterion.
+
+        Behind the split the features pass encoder and decoder. Raises BundleError for a name that there is not.
+        """
+        *path, _ = self.bundle.path_to(exit_name)
+        result = self._place(image)
+        began = time.perf_counter()
+        for graph in path:
+            self._run(graph, result)
+        self._run_head(next(exit_ for exit_ in self.bundle.exits if exit_.name == exit_name), result)
+        result.inference_ms = (time.perf_counter() - began) * 1e3
+        return result
 
 
 def _available(providers, warn):

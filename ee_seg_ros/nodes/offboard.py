@@ -118,7 +118,7 @@ class Offboard(SegmentationNode):
 
     def _refine(self, robot, message):
         received = unpack(self.bundle, message.data)
-        output = self._engine.finish(received.tensors, received.placement)
+        output = self._engine.finish(received.tensors, received.placement).output
         size = received.output_width, received.output_height
         mask = output.mask(*size)
         # The confidence goes first: it has to be there when the mask lets the frame leave on the robot.

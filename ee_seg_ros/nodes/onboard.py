@@ -212,7 +212,7 @@ class Onboard(SegmentationNode):
 
     def _finish_here(self, frame, features, placement, size):
         try:
-            output = self._rest.finish(features, placement)
+            output = self._rest.finish(features, placement).output
             self._finals.refine(frame.key, Refined(output.mask(*size), time.monotonic(), output))
             self._tally.count('refined')
         except Exception as error:

@@ -45,7 +45,7 @@ def test_exits_are_those_of_the_engine(found, bundle, camvid):
     engine, total = Engine(bundle), np.zeros((11, 11), np.int64)
     for index in range(3):
         scene = StreetDrive(9).frame(40 * index)
-        result = engine.segment(scene.image, 'always', (0.0,) * len(bundle.onboard_exits))
+        result = engine.segment(scene.image, 'always')
         mask = result.output.mask(480, 360)
         for true, given in zip(scene.labels[20:].ravel(), mask[20:].ravel()):
             total[true, given] += 1
@@ -60,11 +60,11 @@ def test_exits_are_those_of_the_engine(found, bundle, camvid):
 
 def test_costs_add_up_to_what_the_engine_counts(bundle):
     engine = Engine(bundle)
-    result = engine.segment(StreetDrive(0).frame(0).image, 'never', (0.0,) * len(bundle.onboard_exits))
+    result = engine.segment(StreetDrive(0).frame(0).image, 'never')
     costs = exit_costs(bundle)
-    assert costs[-2] == result.macs
-    engine.encode(result)
-    assert costs[-1] == result.macs + engine.finish_macs
+    assert costs[len(bundle.onboard_exits) - 1] == result.macs
+    features = engine.encode(result)
+    assert costs[-1] == result.macs + engine.finish(features, result.placement).macs
     assert costs == sorted(costs)
 
 

@@ -25,7 +25,7 @@ def image():
 
 @pytest.fixture(scope='session')
 def result(engine, image):
-    return engine.segment(image, 'never', (0.0,) * len(engine.bundle.onboard_exits))
+    return engine.segment(image, 'never')
 
 
 @pytest.fixture(scope='session')

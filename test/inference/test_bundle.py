@@ -26,13 +26,13 @@ def edit(folder, change):
 
 def test_shipped_bundle_has_what_the_nodes_need(bundle):
     assert len(bundle.classes) == 11
-    assert len(bundle.onboard_exits) >= 3 and not bundle.exits[-1].onboard
+    assert bundle.onboard_exits and not bundle.exits[-1].onboard
     assert bundle.width % 16 == 0 and bundle.height % 16 == 0
     assert sum(file.stat().st_size for file in bundle.path.iterdir()) <= 40e6
     for name, criterion in CRITERIA.items():
         assert name in bundle.criteria
         for point in OPERATING_POINTS:
-            assert len(bundle.thresholds(name, point)) == len(bundle.onboard_exits)
+            assert len(bundle.thresholds(name, point)) == len(bundle.judged_exits)
         if criterion.score:
             assert bundle.document['criteria'][name]['direction'] == criterion.direction
             assert len(bundle.document['criteria'][name]['curve']) >= 10
@@ -47,7 +47,7 @@ def test_operating_points_cost_more_the_more_accurate_they_are(bundle):
 def test_fingerprint_ignores_thresholds_but_not_classes(bundle, copy):
     edit(copy, lambda document: document['provenance'].update(note='another'))
     edit(copy, lambda document: document['criteria']['entropy']['operating_points']['fast'].update(
-        thresholds=[0.5] * len(bundle.onboard_exits)))
+        thresholds=[0.5] * len(bundle.judged_exits)))
     assert Bundle.load(copy).fingerprint == bundle.fingerprint
     edit(copy, lambda document: document['classes'][0].update(name='Ceiling'))
     assert Bundle.load(copy).fingerprint != bundle.fingerprint
@@ -76,7 +76,7 @@ def test_folder_without_bundle(tmp_path):
     (lambda d: d['stages'].append('stage9'), "names the graph 'stage9'"),
     (lambda d: d['classes'].pop(), 'puts out 11 classes, the bundle has 10'),
     (lambda d: d['graphs']['exit1'].update(file='../exit1.onnx'), 'graphs/exit1/file'),
-    (lambda d: d['criteria']['entropy']['operating_points']['fast'].update(thresholds=[1.0]), 'one per onboard exit'),
+    (lambda d: d['criteria']['entropy']['operating_points']['fast'].update(thresholds=[1.0]), 'one per exit but the last'),
 ])
 def test_invalid_documents_are_explained(copy, change, message):
     edit(copy, change)

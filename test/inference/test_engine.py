@@ -16,25 +16,25 @@ def test_split_run_over_the_wire_equals_the_run_in_one_process(bundle, engine, f
     # Two engines with a part each, and the payload between them, compute what one engine computes: exactly.
     robot, server = Engine(bundle, part='onboard'), Engine(bundle, part='offboard')
     received = unpack(bundle, pack(bundle, robot.encode(result), result.placement, (480, 360)))
-    np.testing.assert_array_equal(server.finish(received.tensors, received.placement).logits,
-                                  engine.finish(features, result.placement).logits)
+    np.testing.assert_array_equal(server.finish(received.tensors, received.placement).output.logits,
+                                  engine.finish(features, result.placement).output.logits)
 
 
 def test_stops_at_the_first_exit_that_settles(engine, image):
     exits = [exit_.name for exit_ in engine.bundle.onboard_exits]
-    count = len(exits)
-    assert engine.segment(image, 'always', (0,) * count).exit_name == exits[0]
+    count = len(engine.bundle.judged_exits)
+    assert engine.segment(image, 'always').exit_name == exits[0]
     assert engine.segment(image, 'entropy', (2.0,) * count).exit_name == exits[0]
     second = engine.segment(image, 'region', (99.0,) * count)    # it can never settle at the first exit
     assert second.exit_name == exits[1] and second.settled and second.score < second.threshold == 99.0
-    last = engine.segment(image, 'entropy', (0.0,) * (count - 1) + (2.0,))
+    last = engine.segment(image, 'entropy', [2.0 * (exit_.name == exits[-1]) for exit_ in engine.bundle.judged_exits])
     assert last.exit_name == exits[-1] and last.settled
     unsettled = engine.segment(image, 'entropy', (0.0,) * count)
     assert unsettled.exit_name == exits[-1] and not unsettled.settled
 
 
 def test_stopping_early_costs_less_and_gives_the_same_mask(engine, image, result):
-    early = engine.segment(image, 'always', (0,) * len(engine.bundle.onboard_exits))
+    early = engine.segment(image, 'always')
     assert early.macs < result.macs
     np.testing.assert_array_equal(early.output.mask(480, 360), result.outputs[0].mask(480, 360))
 
@@ -66,7 +66,7 @@ def test_aspect_ratio_is_kept(bundle, width, height):
 
 @pytest.mark.parametrize('width, height', [(480, 360), (640, 480), (1242, 374), (200, 400), (960, 540)])
 def test_mask_is_the_argmax_of_logits_resized_in_full(engine, image, width, height):
-    output = engine.segment(cv2.resize(image, (width, height)), 'always', (0,) * 3).output
+    output = engine.segment(cv2.resize(image, (width, height)), 'always').output
     mask = output.mask(width, height)
     assert mask.shape == (height, width) and mask.dtype == np.uint8 and mask.max() < len(engine.bundle.classes)
     place, bundle = output.placement, engine.bundle
@@ -89,7 +89,7 @@ def test_confidence_is_the_top_probability(engine, result):
 
 
 def test_grid_covers_the_content_only(engine, image):
-    wide = engine.segment(image[:180], 'never', (0,) * 3)    # 480x180: half of the network input is padding
+    wide = engine.segment(image[:180], 'never')    # 480x180: half of the network input is padding
     for output in wide.outputs:
         assert output.grid_classes.shape == (23, 60)
 
@@ -98,13 +98,13 @@ def test_scenes_are_segmented_well(engine):
     drive, total = StreetDrive(seed=11), 0
     for index in range(0, 60, 6):
         scene = drive.frame(index)
-        run = engine.segment(scene.image, 'never', (0,) * 3)
-        final = engine.finish(engine.encode(run), run.placement)
+        run = engine.segment(scene.image, 'never')
+        final = engine.finish(engine.encode(run), run.placement).output
         total = total + confusion(scene.labels, final.mask(480, 360), 11)
     assert mean_iou(total) > 0.5    # the shipped model was trained on such scenes; another drive than any test's
 
 
 @pytest.mark.parametrize('width, height', [(2, 2), (7, 300), (97, 61)])
 def test_tiny_images_get_a_mask_of_their_size(engine, width, height):
-    output = engine.segment(np.zeros((height, width, 3), np.uint8), 'always', (0,) * 3).output
+    output = engine.segment(np.zeros((height, width, 3), np.uint8), 'always').output
     assert output.mask(width, height).shape == (height, width)
