@@ -65,13 +65,16 @@ def run_nodes(options: DemoOptions, bundle: Bundle, frames: int, report: Callabl
     recording, logs = clear(options.out)
     domain = 101 + os.getpid() % 100
     camera_log = recording / 'camera.jsonl'
-    model = {'bundle': str(bundle.path.resolve())}
-    say(f'starting onboard, offboard and recorder (ROS_DOMAIN_ID={domain}, this machine only) ...')
+    model = {'bundle': str(bundle.path.resolve()), 'criterion': options.criterion,
+             'operating_point': options.operating_point}
+    say(f'starting the nodes (ROS_DOMAIN_ID={domain}, this machine only) ...')
     with Children(logs, domain) as children:
         recorder = children.start('recorder', {
-            'out': str(recording), 'frames': frames, 'idle_s': max(5.0, 3 / options.rate)}, listen=True)
-        children.start('offboard', model)
-        children.start('onboard', {**model, 'criterion': options.criterion, 'operating_point': options.operating_point})
+            'out': str(recording), 'frames': frames, 'idle_s': max(5.0, 3 / options.rate),
+            'offboard': bundle.split is not None}, listen=True)
+        if bundle.split is not None:
+            children.start('offboard', model)
+        children.start('onboard', model)
         children.wait_for(recorder, 'ready', START_S)
         say(f'camera: {frames} frames of {options.source} at {options.rate:g} Hz ...')
         children.start('camera', {'source': _absolute(options.source), 'rate': float(options.rate), 'frames': frames,

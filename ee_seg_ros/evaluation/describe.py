@@ -1,7 +1,7 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """What a bundle says of itself, for `ee_seg info`."""
-from ee_seg_ros.evaluation.evaluate import exit_costs
+from ee_seg_ros.evaluation.evaluate import exit_costs, static_costs
 from ee_seg_ros.evaluation.report import console, giga, points, table
 from ee_seg_ros.inference.bundle import Bundle
 
@@ -9,13 +9,14 @@ from ee_seg_ros.inference.bundle import Bundle
 def describe(bundle: Bundle) -> dict:
     """Everything worth knowing of a bundle, as plain JSON types.
 
-    An exit's `macs` are those of stopping there, all heads passed included. Keys of figures that the bundle does not
-    state are absent.
+    An exit's `macs` are those of stopping there, all heads passed included, its `static_macs` those of the exit as a
+    network alone. Keys of figures that the bundle does not state are absent.
     """
     exits = []
     measured = _measured(bundle.document['provenance'])
-    for exit_, macs in zip((*bundle.onboard_exits, bundle.exits[-1]), exit_costs(bundle)):
-        entry = {'name': exit_.name, 'onboard': exit_.onboard, 'macs': macs, 'temperature': exit_.temperature}
+    for exit_, macs, alone in zip(bundle.exits, exit_costs(bundle), static_costs(bundle)):
+        entry = {'name': exit_.name, 'onboard': exit_.onboard, 'macs': macs, 'static_macs': alone,
+                 'temperature': exit_.temperature}
         if exit_.name in measured:
             entry['miou'] = measured[exit_.name]
         exits.append(entry)
@@ -46,13 +47,15 @@ def show(document: dict) -> None:
         ['input', f"{size['width']}x{size['height']}"],
         ['classes', ', '.join(info['name'] for info in document['classes'])],
         ['features', ', '.join(f"{name} {'x'.join(map(str, tensor['shape'][1:]))} {tensor['dtype']}"
-                               for name, tensor in document['features'].items())],
+                               for name, tensor in document['features'].items()) or 'none: all of it runs onboard'],
         *([key, str(value)] for key, value in document['provenance'].items() if isinstance(value, (str, int, float)))],
         2))
     rows = [[exit_['name'], 'onboard' if exit_['onboard'] else 'offboard', giga(exit_['macs']),
-             points(exit_['miou']) if 'miou' in exit_ else '', f"{exit_['temperature']:.3f}"]
+             giga(exit_['static_macs']), points(exit_['miou']) if 'miou' in exit_ else '',
+             f"{exit_['temperature']:.3f}"]
             for exit_ in document['exits']]
-    console.print(table('exits (cost of stopping there)', ['exit', 'where', 'GMAC', 'mIoU', 'temperature'], rows, 2))
+    console.print(table('exits (cost of stopping there, and of the exit without the heads before it)',
+                        ['exit', 'where', 'GMAC', 'alone', 'mIoU', 'temperature'], rows, 2))
     rows = [[name, point, ' '.join(f'{value:.4f}' for value in values['thresholds']),
              *(f'{values[key]:.3f}' if key in values else '' for key in ('miou', 'forwarded_share'))]
             for name, criterion in document['criteria'].items()

@@ -111,8 +111,10 @@ def summarise(frames: list, bundle: Bundle, totals: dict) -> dict:
     forwarded = [frame for frame in traced if frame.flag('forwarded')]
     if traced:
         names = [exit_.name for exit_ in bundle.onboard_exits]
-        settled = [frame.trace().get('exit') if frame.flag('settled') else None for frame in traced]
-        shares = [settled.count(name) / len(traced) for name in (*names, None)]
+        # Without a split the last exit is onboard: frames end there, settled or not.
+        ended = [name if frame.flag('settled') or name == bundle.exits[-1].name else None
+                 for frame in traced for name in [frame.trace().get('exit')]]
+        shares = [ended.count(name) / len(traced) for name in (*names, None)]
         summary['exit_shares'] = shares    # the last one: did not settle onboard
         summary['exit_names'] = [*names, 'not settled']
         summary['forwarded_share'] = len(forwarded) / len(traced)

@@ -74,16 +74,22 @@ def giga(value: float) -> str:
 def evaluation_tables(evaluation: dict) -> list:
     """The tables of an `evaluation.json`: exits and classes, criteria and operating points."""
     exits = evaluation['exits']
-    rows = [['GMAC', *(giga(exit_['macs']) for exit_ in exits)], ['mIoU', *(points(exit_['miou']) for exit_ in exits)]]
+    rows = [['GMAC', *(giga(exit_['macs']) for exit_ in exits)],
+            ['GMAC alone', *(giga(exit_['static_macs']) for exit_ in exits)],
+            ['mIoU', *(points(exit_['miou']) for exit_ in exits)]]
     rows += [[name, *(points(exit_['iou'][name]) for exit_ in exits)] for name in exits[0]['iou']]
     by_exit = table(f"{evaluation['bundle']} on {evaluation['images']} images of {evaluation['dataset']} "
                     f"{evaluation['split']}", ['IoU in %', *(exit_['name'] for exit_ in exits)], rows)
+    def shown(shares):
+        return ' '.join(f'{share:.2f}' for share in shares)
+    names = [exit_['name'] for exit_ in exits]
+    onboard = len(exits) - len(evaluation['criteria'][0]['offboard_exit_shares'])
     rows = [[row['criterion'], row['operating_point'] or '', points(row['miou']), giga(row['mean_macs']),
-             points(row['onboard_miou']), giga(row['onboard_macs']),
-             ' '.join(f'{share:.2f}' for share in row['exit_shares'])] for row in evaluation['criteria']]
+             points(row['onboard_miou']), giga(row['onboard_macs']), shown(row['exit_shares']),
+             shown(row['offboard_exit_shares'])] for row in evaluation['criteria']]
     by_criterion = table('final masks over an ideal link and what both sides compute; masks that leave at once; '
                          'exits taken', ['criterion', 'point', 'mIoU', 'GMAC', 'at once', 'GMAC',
-                                         ' '.join(str(index + 1) for index in range(len(exits) - 1)) + ' forwarded'],
+                                         ' '.join([*names[:onboard], 'forwarded']), ' '.join(names[onboard:])],
                          rows, 2)
     return [by_exit, by_criterion]
 

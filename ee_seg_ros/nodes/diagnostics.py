@@ -63,6 +63,13 @@ class Tally:
             return self._before, since, seconds
 
 
+def exit_shares(total: dict) -> dict:
+    """`exit_share.NAME` of every exit at which frames ended, from counts named `exit.NAME`."""
+    taken = {name: number for name, number in sorted(total.items()) if name.startswith('exit.')}
+    frames = sum(taken.values())
+    return {name.replace('exit.', 'exit_share.', 1): number / frames for name, number in taken.items()}
+
+
 class Reporter:
     """Publishes one status at 1 Hz on `/diagnostics`.
 

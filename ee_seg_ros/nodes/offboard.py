@@ -20,14 +20,22 @@ from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.features import FORMAT, FeatureError, unpack
 from ee_seg_ros.inference.frame import fit
 from ee_seg_ros.nodes.conversions import image_message, png_message
-from ee_seg_ros.nodes.diagnostics import OK, WARN, Reporter, Tally
+from ee_seg_ros.nodes.diagnostics import OK, WARN, Reporter, Tally, exit_shares
 from ee_seg_ros.nodes.lifecycle import SegmentationNode
 from ee_seg_ros.nodes.outputs import wanted
-from ee_seg_ros.nodes.parameters import OFFBOARD, ParameterError
+from ee_seg_ros.nodes.parameters import OFFBOARD, ParameterError, thresholds_of
 from ee_seg_ros.nodes.presence import announce
 from ee_seg_ros.nodes.qos import MASK, features, overridable
 from ee_seg_ros.nodes.running import run
 from ee_seg_ros.nodes.worker import Parking, start_thread
+
+
+@dataclass(frozen=True)
+class Settings:
+    """When an exit behind the split is good enough; replaced as a whole, so that a frame sees one state."""
+
+    criterion: str
+    thresholds: tuple
 
 
 @dataclass
@@ -53,7 +61,7 @@ class Offboard(SegmentationNode):
     # --- lifecycle ---
 
     def load(self, bundle: Bundle, values: dict, stack) -> None:
-        """The engine."""
+        """The engine. Raises BundleError for a bundle without a split: it leaves nothing to finish."""
         for name in values['robots']:
             try:
                 validate_topic_name(topic_of(name, 'features'))
@@ -61,10 +69,15 @@ class Offboard(SegmentationNode):
                 raise ParameterError(f'robots has {name!r}: expected namespaces of letters, digits, _ and /, such as '
                                      "['robot1', 'fleet/robot2']") from None
         self._engine = Engine(bundle, values['providers'], values['threads'], 'offboard', self.get_logger().warning)
+        self._settings = Settings(values['criterion'], thresholds_of(values, bundle))
         # The first run takes ten times as long as the others, and would be the one to find a graph that fails.
         self._engine.finish({name: np.zeros(bundle.tensors[name]['shape'], np.uint8)
                              for name in bundle.feature_tensors}, fit(bundle.width, bundle.height, bundle))
         self._tally = Tally()
+
+    def apply(self, values: dict) -> None:
+        """Live parameters."""
+        self._settings = Settings(values['criterion'], thresholds_of(values, self.bundle))
 
     def begin(self, stack) -> None:
         """The topics of each robot, the thread, and at last the word that this node serves."""
@@ -118,7 +131,10 @@ class Offboard(SegmentationNode):
 
     def _refine(self, robot, message):
         received = unpack(self.bundle, message.data)
-        output = self._engine.finish(received.tensors, received.placement).output
+        settings = self._settings
+        result = self._engine.finish(received.tensors, received.placement, settings.criterion, settings.thresholds)
+        output = result.output
+        self._tally.count(f'exit.{result.exit_name}')
         size = received.output_width, received.output_height
         mask = output.mask(*size)
         # The confidence goes first: it has to be there when the mask lets the frame leave on the robot.
@@ -136,7 +152,7 @@ class Offboard(SegmentationNode):
         values = {'refined_rate': served / seconds, 'refine_ms': self._tally.median_ms('refine'),
                   'dropped': self._parking.dropped, 'failed_frames': total['failed_frames'],
                   'fingerprint': self.bundle.fingerprint, 'providers': ' '.join(self._engine.providers),
-                  'robots': len(self._robots)}
+                  'criterion': self._settings.criterion, 'robots': len(self._robots), **exit_shares(total)}
         refused = {name: number for name, number in sorted(total.items()) if name.startswith('refused.')}
         values.update(refused=sum(refused.values()), **refused)
         values.update({f"refined.{name or 'own'}": total[f'refined.{name}'] for name in self._robots})

@@ -16,12 +16,12 @@ from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.features import pack
 from ee_seg_ros.nodes.conversions import CHANNELS, ImageError, check_image, image_message, to_rgb
-from ee_seg_ros.nodes.diagnostics import ERROR, OK, WARN, Reporter, Tally
+from ee_seg_ros.nodes.diagnostics import ERROR, OK, WARN, Reporter, Tally, exit_shares
 from ee_seg_ros.nodes.final_masks import FinalMasks, Frame, Refined
 from ee_seg_ros.nodes.lifecycle import SegmentationNode
 from ee_seg_ros.nodes.offboard_link import OffboardLink
 from ee_seg_ros.nodes.outputs import UNLABELLED, Outputs, confidence_of, output_size
-from ee_seg_ros.nodes.parameters import ONBOARD, ParameterError
+from ee_seg_ros.nodes.parameters import ONBOARD, thresholds_of
 from ee_seg_ros.nodes.qos import IMAGE, overridable
 from ee_seg_ros.nodes.running import run
 from ee_seg_ros.nodes.worker import Pace, Parking, start_thread
@@ -44,14 +44,9 @@ class Settings:
 
 def settings_of(values: dict, bundle: Bundle) -> Settings:
     """Settings from parameter values; ParameterError or BundleError where they do not fit the bundle."""
-    thresholds = bundle.thresholds(values['criterion'], values['operating_point'])
-    if values['thresholds']:
-        if len(values['thresholds']) != len(thresholds):
-            names = ', '.join(exit_.name for exit_ in bundle.onboard_exits)
-            raise ParameterError(f"thresholds has {len(values['thresholds'])} values: expected {len(thresholds)}, one "
-                                 f'per onboard exit ({names}), or none to use those of the operating point')
-        thresholds = tuple(values['thresholds'])
-    return Settings(values['criterion'], thresholds, values['finish'], values['deadline_ms'] / 1e3,
+    # Without a split all of the model is onboard, and nothing is left to finish.
+    finish = values['finish'] if bundle.split else 'never'
+    return Settings(values['criterion'], thresholds_of(values, bundle), finish, values['deadline_ms'] / 1e3,
                     values['max_rate'], values['output_width'], values['output_height'])
 
 
@@ -67,7 +62,9 @@ class Onboard(SegmentationNode):
         """Engines and publishers."""
         self._settings = settings_of(values, bundle)
         self._engine = self._make_engine(bundle, values, 'onboard')
-        self._rest = self._make_engine(bundle, values, 'offboard') if values['finish'] == 'onboard' else None
+        self._rest = self._make_engine(bundle, values, 'offboard') if self._settings.finish == 'onboard' else None
+        if bundle.split is None:
+            self.get_logger().info(f'bundle {bundle.name} has no split: all of it runs here, nothing is forwarded')
         self._warm_up(bundle)
         self._outputs = Outputs(self, bundle)
         stack.callback(self._outputs.close)
@@ -101,10 +98,11 @@ class Onboard(SegmentationNode):
     def _warm_up(self, bundle):
         # The first run takes ten times as long as the others, and would be the one to find a graph that fails.
         grey = np.full((bundle.height, bundle.width, 3), 128, np.uint8)
-        result = self._engine.segment(grey, 'never', self._settings.thresholds)
-        features = self._engine.encode(result)
-        if self._rest is not None:
-            self._rest.finish(features, result.placement)
+        result = self._engine.segment(grey, 'never')
+        if bundle.split is not None:
+            features = self._engine.encode(result)
+            if self._rest is not None:
+                self._rest.finish(features, result.placement)
 
     # --- one frame ---
 
@@ -206,13 +204,13 @@ class Onboard(SegmentationNode):
         frame.trace.update(forwarded=not here, feature_bytes=len(payload))
         self._finals.add(frame, frame.arrived + settings.deadline)
         if here:
-            self._finish_here(frame, features, result.placement, size)
+            self._finish_here(frame, features, result.placement, size, settings)
         else:
             self._link.send(frame.header, payload)
 
-    def _finish_here(self, frame, features, placement, size):
+    def _finish_here(self, frame, features, placement, size, settings):
         try:
-            output = self._rest.finish(features, placement).output
+            output = self._rest.finish(features, placement, settings.criterion, settings.thresholds).output
             self._finals.refine(frame.key, Refined(output.mask(*size), time.monotonic(), output))
             self._tally.count('refined')
         except Exception as error:
@@ -254,7 +252,6 @@ class Onboard(SegmentationNode):
     def _report(self):
         self._link.want_confidence(self._outputs.final_confidence_wanted)
         total, since, seconds = self._tally.report()
-        masks = max(1, sum(number for name, number in total.items() if name.startswith('exit.')))
         values = {
             'masks': total['masks'], 'mask_rate': since['masks'] / seconds, 'dropped': self._parking.dropped,
             'bad_images': total['bad_images'], 'failed_frames': total['failed_frames'],
@@ -264,9 +261,8 @@ class Onboard(SegmentationNode):
             'refined_late': total['refined_late'], 'refined_refused': total['refined_refused'],
             'refined_lost': max(0, total['final_late'] - total['refined_late']),
             'offboard_present': self._link.present, 'fingerprint': self.bundle.fingerprint,
-            'providers': ' '.join(self._engine.providers), 'criterion': self._settings.criterion}
-        values.update({f"exit_share.{name.split('.', 1)[1]}": number / masks for name, number in sorted(total.items())
-                       if name.startswith('exit.')})
+            'providers': ' '.join(self._engine.providers), 'criterion': self._settings.criterion,
+            **exit_shares(total)}
         level, message = self._state(since)
         return level, message, values
 

@@ -7,7 +7,7 @@
 from dataclasses import dataclass
 from typing import Any, Sequence
 
-from ee_seg_ros.inference.bundle import OPERATING_POINTS
+from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle
 from ee_seg_ros.inference.criteria import CRITERIA
 
 LIVE, CONFIGURE, START = 'live', 'configure', 'start'
@@ -78,12 +78,16 @@ _MODEL = (
               'sides.', when=CONFIGURE),
 )
 
-ONBOARD = _MODEL + (
+# The same on both sides, and with the same defaults: a point of a bundle's curve was measured on both together.
+_JUDGING = (
     Parameter('criterion', 'str', 'region_change', 'What decides that a mask is good enough.', choices=tuple(CRITERIA)),
     Parameter('operating_point', 'str', 'balanced', 'Which of the thresholds that the bundle stores per criterion: '
               'the fewer frames settle early, the more accurate.', choices=OPERATING_POINTS),
-    Parameter('thresholds', 'floats', [], 'Thresholds of the criterion, one per onboard exit; empty: those of the '
-              'operating point.'),
+    Parameter('thresholds', 'floats', [], 'Thresholds of the criterion, one per exit of the bundle but the last, on '
+              'whichever side it lies; empty: those of the operating point.'),
+)
+
+ONBOARD = _MODEL + _JUDGING + (
     Parameter('finish', 'str', 'offboard', 'Who finishes frames that did not settle: the offboard node, this node '
               '(the rest of the model runs here), or nobody.', choices=('offboard', 'onboard', 'never')),
     Parameter('deadline_ms', 'float', 300.0, 'How long a final mask waits for its refinement, in ms from the arrival '
@@ -95,7 +99,7 @@ ONBOARD = _MODEL + (
               'if only the width is given.', 0, 8192),
 )
 
-OFFBOARD = _MODEL + (
+OFFBOARD = _MODEL + _JUDGING + (
     Parameter('robots', 'strs', [], 'Namespaces of the robots to serve; empty: the own namespace.', when=CONFIGURE),
 )
 
@@ -122,6 +126,19 @@ RECORDER = (
     Parameter('save_masks', 'bool', True, 'Write the masks as PNG files of class ids.', when=START),
     Parameter('offboard', 'bool', True, 'Wait for an offboard node, too, before saying that it is ready.', when=START),
 )
+
+
+def thresholds_of(values: dict, bundle: Bundle) -> tuple:
+    """The thresholds that parameter values ask for, one per judged exit of a bundle.
+
+    Raises ParameterError or BundleError where they do not fit it.
+    """
+    stored, given = bundle.thresholds(values['criterion'], values['operating_point']), values['thresholds']
+    if given and len(given) != len(stored):
+        names = ', '.join(exit_.name for exit_ in bundle.judged_exits) or 'there is only one'
+        raise ParameterError(f'thresholds has {len(given)} values: expected {len(stored)}, one per exit but the last '
+                             f'({names}), or none to use those of the operating point')
+    return tuple(given) or stored
 
 
 def declare(node, table: Sequence[Parameter]) -> dict:

@@ -3,10 +3,21 @@
 import cv2
 import numpy as np
 import pytest
+from tiny import CLASSES, HEIGHT, WIDTH, tiny_bundle
 
 from ee_seg_ros.data.scenes import StreetDrive
 from ee_seg_ros.evaluation import report
-from ee_seg_ros.evaluation.evaluate import Observations, cascade, evaluate, exit_costs, exits_taken, observe, samples_of
+from ee_seg_ros.evaluation.evaluate import (
+    Observations,
+    cascade,
+    evaluate,
+    exit_costs,
+    exits_taken,
+    observe,
+    samples_of,
+    static_costs,
+    summarise,
+)
 from ee_seg_ros.evaluation.metrics import mean_iou
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA
@@ -74,7 +85,8 @@ def test_always_and_never_are_the_first_exit_and_the_final_output(found):
     assert rows['always']['miou'] == rows['always']['onboard_miou'] == exits[0]['miou']
     assert rows['always']['mean_macs'] == rows['always']['onboard_macs'] == exits[0]['macs']
     assert rows['always']['forwarded_share'] == 0 and rows['always']['exit_shares'][0] == 1
-    assert rows['never']['miou'] == exits[-1]['miou'] and rows['never']['onboard_miou'] == exits[-2]['miou']
+    assert rows['never']['miou'] == exits[-1]['miou']
+    assert rows['never']['onboard_miou'] == exits[len(rows['never']['exit_shares']) - 2]['miou']
     assert rows['never']['mean_macs'] == exits[-1]['macs'] and rows['never']['forwarded_share'] == 1
 
 
@@ -84,23 +96,71 @@ def test_every_criterion_is_measured_at_every_operating_point(found, bundle):
     assert rows == points + [('always', None), ('never', None)]
     for row in found['criteria']:
         assert sum(row['exit_shares']) == pytest.approx(1) and row['exit_shares'][-1] == row['forwarded_share']
+        assert sum(row['offboard_exit_shares']) == pytest.approx(row['forwarded_share'])
         assert len(row['exit_shares']) == len(bundle.onboard_exits) + 1
         assert row['onboard_macs'] <= row['mean_macs']
 
 
-def test_the_stored_scores_decide_as_the_engine_does(bundle):
-    engine = Engine(bundle)
-    images = [StreetDrive(9).frame(30 * index) for index in range(4)]
-    observed = observe(engine, ((scene.image, scene.labels) for scene in images))
+@pytest.fixture(scope='module', params=[('stage2', 5), ('stage1', 5), (None, 5), (None, 1)], ids=str)
+def tiny(request, tmp_path_factory):
+    """Tiny bundles: two exits onboard, one, all five without a split, and a single one."""
+    split, count = request.param
+    exits = ('exit1', 'exit2', 'exit3', 'exit4', 'final')[-count:]
+    return Bundle.load(tiny_bundle(tmp_path_factory.mktemp('bundles') / 'tiny', split, exits))
+
+
+@pytest.fixture(scope='module')
+def tiny_samples():
+    rng = np.random.default_rng(1)
+    return [(rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8),
+             rng.integers(0, CLASSES, (HEIGHT, WIDTH), dtype=np.uint8)) for _ in range(8)]
+
+
+def test_the_stored_scores_decide_as_the_engine_does(tiny, tiny_samples):
+    engine, exits = Engine(tiny), [exit_.name for exit_ in tiny.exits]
+    observed = observe(engine, tiny_samples)
+    assert observed.matrices.shape == (8, len(exits), CLASSES, CLASSES + 1)
     for name, rule in CRITERIA.items():
-        known = observed.scores[name][:, rule.first:]
-        threshold = 0.0 if rule.score is None else float(np.median(known))
-        thresholds = (threshold,) * len(bundle.onboard_exits)
-        taken = exits_taken(rule, observed.scores[name], thresholds)
-        for scene, place in zip(images, taken):
-            result = engine.segment(scene.image, name, thresholds)
-            assert result.settled == (place < len(bundle.onboard_exits))
-            assert len(result.outputs) == min(place + 1, len(bundle.onboard_exits))
+        scores = observed.scores[name]
+        assert scores.shape == (8, len(exits) - 1)
+        known = scores[np.isfinite(scores)]
+        thresholds = (float(np.median(known)) if len(known) else 0.0,) * scores.shape[1]
+        taken, macs = exits_taken(rule, scores, thresholds), []
+        for (image, labels), place in zip(tiny_samples, taken):
+            result = engine.segment(image, name, thresholds)
+            macs.append(result.macs)
+            if tiny.split is not None and not result.settled:
+                features = engine.encode(result)
+                macs[-1] = result.macs
+                result = engine.finish(features, result.placement, name, thresholds)
+                macs[-1] += result.macs
+            assert result.exit_name == exits[place]
+        assert macs == [exit_costs(tiny)[place] for place in taken]
+        row = cascade(tiny, observed, name, thresholds)
+        assert row['mean_macs'] == np.mean(macs)
+        by_exit = row['exit_shares'][:-1] + row['offboard_exit_shares']
+        assert by_exit == [float(np.mean(taken == place)) for place in range(len(exits))]
+        assert row['forwarded_share'] == row['exit_shares'][-1] == sum(row['offboard_exit_shares'])
+
+
+def test_costs_of_an_exit_alone_and_of_the_way_to_it(tiny):
+    alone, costs, passed = static_costs(tiny), exit_costs(tiny), 0.0
+    for exit_, one, all_heads in zip(tiny.exits, alone, costs):
+        assert one == sum(tiny.graphs[graph]['macs'] for graph in tiny.path_to(exit_.name))
+        assert all_heads == one + passed
+        passed += tiny.graphs[exit_.name]['macs']
+    assert costs[-1] == sum(graph['macs'] for graph in tiny.graphs.values())    # everything runs
+
+
+def test_bundles_of_any_shape_are_summed_up(tiny, tiny_samples):
+    found = summarise(tiny, observe(Engine(tiny), tiny_samples))
+    assert [exit_['name'] for exit_ in found['exits']] == [exit_.name for exit_ in tiny.exits]
+    assert [exit_['static_macs'] for exit_ in found['exits']] == static_costs(tiny)
+    last = found['criteria'][-1]
+    assert last['criterion'] == 'never' and last['miou'] == found['exits'][-1]['miou']
+    assert last['forwarded_share'] == (tiny.split is not None)
+    tables = report.evaluation_tables({**found, 'dataset': 'noise', 'split': '1'})
+    assert tables[1].row_count == len(found['criteria'])
 
 
 def test_exits_taken_by_hand():
@@ -112,19 +172,20 @@ def test_exits_taken_by_hand():
     assert exits_taken(CRITERIA['region'], scores, (9, 0.2, 0.2)).tolist() == [3, 1, 2, 3]
 
 
-def test_cascade_takes_each_image_from_its_own_exit(bundle):
-    """Two images, of which the first settles at exit 1 (all right there), the second not (right only at the end)."""
-    exits, classes = len(bundle.onboard_exits) + 1, len(bundle.classes)
-    right, wrong = np.zeros((2, classes, classes + 1), np.int64)
+def test_cascade_takes_each_image_from_its_own_exit(tmp_path):
+    """Three images: one settles at exit 1 and one at exit 3, each right there alone; one is right only at the end."""
+    bundle = Bundle.load(tiny_bundle(tmp_path / 'tiny'))
+    right, wrong = np.zeros((2, CLASSES, CLASSES + 1), np.int64)
     right[0, 0], wrong[0, 1] = 10, 10
-    matrices = np.array([[right] + [wrong] * (exits - 1), [wrong] * (exits - 1) + [right]])
-    scores = np.array([[0.1] + [0.9] * (exits - 2), [0.9] * (exits - 1)])
-    row = cascade(bundle, Observations(matrices, {'entropy': scores}), 'entropy', (0.5,) * (exits - 1))
-    costs, encode = exit_costs(bundle), bundle.graphs[bundle.split['encode']]['macs']
-    assert row['miou'] == mean_iou(right) == 1 and row['onboard_miou'] == 0.5
-    assert row['exit_shares'] == [0.5] + [0] * (exits - 2) + [0.5] and row['forwarded_share'] == 0.5
-    assert row['mean_macs'] == (costs[0] + costs[-1]) / 2
-    assert row['onboard_macs'] == (costs[0] + costs[-2] + encode) / 2
+    matrices = np.array([[right if place == best else wrong for place in range(5)] for best in (0, 2, 4)])
+    scores = np.array([[0.1, 0.9, 0.9, 0.9], [0.9, 0.9, 0.1, 0.9], [0.9] * 4])
+    row = cascade(bundle, Observations(matrices, {'entropy': scores}), 'entropy', (0.5,) * 4)
+    costs, encode = exit_costs(bundle), bundle.graphs['encode']['macs']
+    assert row['miou'] == mean_iou(right) == 1 and row['onboard_miou'] == pytest.approx(1 / 3)
+    assert row['exit_shares'] == pytest.approx([1 / 3, 0, 2 / 3]) and row['forwarded_share'] == pytest.approx(2 / 3)
+    assert row['offboard_exit_shares'] == pytest.approx([1 / 3, 0, 1 / 3])
+    assert row['mean_macs'] == pytest.approx((costs[0] + costs[2] + costs[4]) / 3)
+    assert row['onboard_macs'] == pytest.approx((costs[0] + 2 * (costs[1] + encode)) / 3)
 
 
 def test_limit_spreads_over_the_split(camvid):
@@ -149,7 +210,7 @@ def test_wrong_data_sets_are_explained(dataset, root, split, limit, says):
 
 def test_tables_and_plot(found, tmp_path):
     by_exit, by_criterion = report.evaluation_tables(found)
-    assert by_exit.row_count == 2 + len(found['exits'][0]['iou'])
+    assert by_exit.row_count == 3 + len(found['exits'][0]['iou'])
     assert by_criterion.row_count == len(found['criteria'])
     pytest.importorskip('matplotlib', reason='matplotlib is not installed')
     report.plot_evaluation(found, tmp_path / 'plot.png')

@@ -1,7 +1,9 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The shipped bundle and one run of it, shared by the tests of the engine."""
+"""The shipped bundle and one run of it, and tiny bundles of other shapes, shared by the tests of the engine."""
+import numpy as np
 import pytest
+from tiny import HEIGHT, WIDTH, tiny_bundle
 
 from ee_seg_ros.data.scenes import StreetDrive
 from ee_seg_ros.inference.bundle import Bundle
@@ -31,3 +33,27 @@ def result(engine, image):
 @pytest.fixture(scope='session')
 def features(engine, result):
     return engine.encode(result)
+
+
+@pytest.fixture(scope='session')
+def tiny(tmp_path_factory):
+    """A tiny bundle: two exits onboard, two and the final one behind the split."""
+    return Bundle.load(tiny_bundle(tmp_path_factory.mktemp('bundles') / 'tiny'))
+
+
+@pytest.fixture(scope='session')
+def unsplit(tmp_path_factory):
+    """A tiny bundle of five exits without a split."""
+    return Bundle.load(tiny_bundle(tmp_path_factory.mktemp('bundles') / 'unsplit', split=None))
+
+
+@pytest.fixture(scope='session')
+def single(tmp_path_factory):
+    """A tiny bundle with a single exit."""
+    return Bundle.load(tiny_bundle(tmp_path_factory.mktemp('bundles') / 'single', split=None, exits=('final',)))
+
+
+@pytest.fixture(scope='session')
+def noise():
+    """An image of the tiny bundles' size."""
+    return np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)

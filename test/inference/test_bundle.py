@@ -76,7 +76,8 @@ def test_folder_without_bundle(tmp_path):
     (lambda d: d['stages'].append('stage9'), "names the graph 'stage9'"),
     (lambda d: d['classes'].pop(), 'puts out 11 classes, the bundle has 10'),
     (lambda d: d['graphs']['exit1'].update(file='../exit1.onnx'), 'graphs/exit1/file'),
-    (lambda d: d['criteria']['entropy']['operating_points']['fast'].update(thresholds=[1.0]), 'one per exit but the last'),
+    (lambda d: d['criteria']['entropy']['operating_points']['fast'].update(thresholds=[1.0]),
+     'one per exit but the last'),
 ])
 def test_invalid_documents_are_explained(copy, change, message):
     edit(copy, change)
@@ -90,19 +91,20 @@ def test_document_that_is_no_json(copy):
         Bundle.load(copy)
 
 
-def test_damaged_graph_is_named(copy):
-    path = copy / 'stage2.onnx'
+def test_damaged_graph_is_named(bundle, copy):
+    path = copy / bundle.graphs[bundle.stages[0]]['file']
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(BundleError, match='stage2.onnx is damaged'):
+    with pytest.raises(BundleError, match=f'{path.name} is damaged'):
         Engine(Bundle.load(copy), part='onboard')
 
 
-def test_missing_graph_matters_only_to_who_needs_it(copy):
-    (copy / 'stage4.onnx').unlink()
+def test_missing_graph_matters_only_to_who_needs_it(bundle, copy):
+    path = copy / bundle.graphs[bundle.stages[-1]]['file']
+    path.unlink()
     Engine(Bundle.load(copy), part='onboard')
-    with pytest.raises(BundleError, match='stage4.onnx cannot be read'):
+    with pytest.raises(BundleError, match=f'{path.name} cannot be read'):
         Engine(Bundle.load(copy), part='offboard')
 
 
@@ -111,3 +113,41 @@ def test_unknown_names_list_the_known_ones(bundle):
         bundle.thresholds('entropi', 'fast')
     with pytest.raises(BundleError, match='choose one of fast'):
         bundle.thresholds('entropy', 'faster')
+
+
+def test_exits_lie_on_the_side_of_the_split_that_their_stage_is_on(tiny):
+    assert [exit_.name for exit_ in tiny.onboard_exits] == ['exit1', 'exit2']
+    assert [exit_.name for exit_ in tiny.offboard_exits] == ['exit3', 'exit4', 'final']
+    assert len(tiny.thresholds('entropy', 'fast')) == len(tiny.judged_exits) == 4
+    assert tiny.path_to('exit2') == ('stage1', 'stage2', 'exit2')
+    assert tiny.path_to('exit3') == ('stage1', 'stage2', 'encode', 'decode', 'stage3', 'exit3')
+    with pytest.raises(BundleError, match="no exit 'exit9': choose one of exit1, exit2"):
+        tiny.path_to('exit9')
+
+
+def test_without_a_split_all_exits_are_onboard(unsplit):
+    assert len(unsplit.onboard_exits) == 5 and not unsplit.offboard_exits and not unsplit.feature_tensors
+    assert unsplit.path_to('final') == ('stage1', 'stage2', 'stage3', 'stage4', 'stage5', 'final')
+
+
+def test_a_single_exit_needs_no_thresholds(single):
+    assert not single.judged_exits and single.criteria == ('always', 'never')
+    assert single.thresholds('region_change', 'balanced') == ()    # what the nodes ask for if nobody says otherwise
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda d: d['exits'].reverse(), 'in the order of their stages'),
+    (lambda d: d['exits'].pop(), 'the last one behind the last stage'),
+    (lambda d: d['split'].update(after='stage5'), 'an exit on either side'),
+    (lambda d: d['split'].update(after='stage9'), "the stage 'stage9'"),
+    (lambda d: d.update(exits=d['exits'][2:]), 'an exit on either side'),
+    (lambda d: d.update(codec=None), 'no codec'),
+    (lambda d: d.update(split=None), "graph stage3 needs the tensor 'restored'"),
+    (lambda d: d['graphs']['final'].update(inputs=['features1']), "graph final needs the tensor 'features1'"),
+])
+def test_a_split_that_does_not_fit_is_explained(tiny, tmp_path, change, message):
+    folder = tmp_path / 'copy'
+    shutil.copytree(tiny.path, folder)
+    edit(folder, change)
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(folder)

@@ -7,6 +7,7 @@ import pytest
 
 from ee_seg_ros.data.scenes import StreetDrive
 from ee_seg_ros.evaluation.metrics import confusion, mean_iou
+from ee_seg_ros.inference.bundle import BundleError
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.features import pack, unpack
 from ee_seg_ros.inference.frame import fit, preprocess
@@ -25,9 +26,7 @@ def test_stops_at_the_first_exit_that_settles(engine, image):
     count = len(engine.bundle.judged_exits)
     assert engine.segment(image, 'always').exit_name == exits[0]
     assert engine.segment(image, 'entropy', (2.0,) * count).exit_name == exits[0]
-    second = engine.segment(image, 'region', (99.0,) * count)    # it can never settle at the first exit
-    assert second.exit_name == exits[1] and second.settled and second.score < second.threshold == 99.0
-    last = engine.segment(image, 'entropy', [2.0 * (exit_.name == exits[-1]) for exit_ in engine.bundle.judged_exits])
+    last = engine.segment(image, 'entropy', only(engine.bundle, exits[-1], 2.0))
     assert last.exit_name == exits[-1] and last.settled
     unsettled = engine.segment(image, 'entropy', (0.0,) * count)
     assert unsettled.exit_name == exits[-1] and not unsettled.settled
@@ -37,6 +36,87 @@ def test_stopping_early_costs_less_and_gives_the_same_mask(engine, image, result
     early = engine.segment(image, 'always')
     assert early.macs < result.macs
     np.testing.assert_array_equal(early.output.mask(480, 360), result.outputs[0].mask(480, 360))
+
+
+def only(bundle, name, value):
+    """Thresholds that are 0 but at one exit."""
+    return [value * (exit_.name == name) for exit_ in bundle.judged_exits]
+
+
+def run_both_sides(bundle, image, criterion, thresholds):
+    """The result of the last side that ran, robot and server with an engine each."""
+    robot, server = Engine(bundle, part='onboard'), Engine(bundle, part='offboard')
+    result = robot.segment(image, criterion, thresholds)
+    if result.settled:
+        return result
+    return server.finish(robot.encode(result), result.placement, criterion, thresholds)
+
+
+@pytest.mark.parametrize('name', ['exit1', 'exit2', 'exit3', 'exit4', 'final'])
+def test_the_cascade_goes_on_behind_the_split(tiny, noise, name):
+    result = run_both_sides(tiny, noise, 'entropy', only(tiny, name, 2.0))
+    assert result.exit_name == name and result.settled == (name != 'final')
+    if name == 'final':    # which is not judged
+        assert result.score is None and result.threshold is None
+    else:
+        assert 0 < result.score < result.threshold == 2.0
+
+
+def test_exits_of_two_sides_are_not_compared(tiny, noise):
+    thresholds = [0.0, 0.0, 99.0, 99.0]
+    result = run_both_sides(tiny, noise, 'region', thresholds)
+    assert result.exit_name == 'exit4' and result.settled    # exit3 is the first of its side
+    assert run_both_sides(tiny, noise, 'always', thresholds).exit_name == 'exit1'
+
+
+def test_the_server_runs_to_the_end_unless_told_otherwise(tiny, noise):
+    engine = Engine(tiny)
+    result = engine.segment(noise, 'never')
+    rest = engine.finish(engine.encode(result), result.placement)
+    assert [output.exit.name for output in result.outputs + rest.outputs] == [exit_.name for exit_ in tiny.exits]
+    assert result.macs + rest.macs == sum(graph['macs'] for graph in tiny.graphs.values())
+
+
+@pytest.mark.parametrize('which', ['tiny', 'unsplit', 'bundle'])
+def test_an_exit_alone_puts_out_the_same_and_runs_nothing_else(which, noise, image, request):
+    bundle = request.getfixturevalue(which)
+    picture, engine = image if which == 'bundle' else noise, Engine(bundle)
+    result = engine.segment(picture, 'never')
+    outputs = result.outputs
+    if bundle.split is not None:
+        outputs = outputs + engine.finish(engine.encode(result), result.placement).outputs
+    assert len(outputs) == len(bundle.exits)
+    for exit_, expected in zip(bundle.exits, outputs):
+        alone = engine.run_exit(picture, exit_.name)
+        assert alone.exit_name == exit_.name and len(alone.outputs) == 1 and not alone.settled
+        np.testing.assert_array_equal(alone.output.logits, expected.logits)
+        assert alone.macs == sum(bundle.graphs[graph]['macs'] for graph in bundle.path_to(exit_.name))
+
+
+def test_without_a_split_it_all_runs_onboard(unsplit, single, noise):
+    engine = Engine(unsplit, part='onboard')
+    assert engine.segment(noise, 'entropy', only(unsplit, 'exit4', 2.0)).exit_name == 'exit4'
+    last = engine.segment(noise, 'entropy', only(unsplit, 'none', 2.0))
+    assert last.exit_name == 'final' and not last.settled and last.score is None
+    assert engine.segment(noise, 'region', [99.0] * 4).exit_name == 'exit2'
+    with pytest.raises(BundleError, match='has no split: all of it runs onboard'):
+        Engine(unsplit, part='offboard')
+    alone = Engine(single).segment(noise, 'entropy', ())
+    assert alone.exit_name == 'final' and len(alone.outputs) == 1
+
+
+@pytest.mark.parametrize('criterion, thresholds', [('entropy', (0.5,) * 3), ('never', (0.5,) * 5), ('region', None)])
+def test_thresholds_that_do_not_fit_are_explained(tiny, noise, criterion, thresholds):
+    with pytest.raises(ValueError, match='expected 4, one for each of exit1, exit2, exit3, exit4'):
+        Engine(tiny).segment(noise, criterion, thresholds)
+
+
+def test_logits_outlive_the_result_they_came_from(engine, image):
+    logits = engine.segment(image, 'always').output.logits
+    before = logits.copy()
+    for _ in range(3):
+        engine.segment(np.zeros_like(image), 'never')
+    np.testing.assert_array_equal(logits, before)
 
 
 def test_unknown_provider_falls_back_with_one_warning(bundle):
