@@ -1,0 +1,261 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`ee_seg bench exits`: an early-exit bundle against a single-exit network, all on this machine, in one process.
+
+What a frame costs depends on where it stops, hardly on what it shows. So the time of every way through the network
+(a criterion and the exit at which it stops; an exit alone; the single-exit network) is the median over a sample of
+images, all ways taking turns; and a criterion's mean latency is the mean, over all images, of the time of the way that
+each of them takes.
+"""
+import time
+from collections.abc import Callable, Sequence
+from random import Random
+from statistics import mean, median
+
+import cv2
+import numpy as np
+
+from ee_seg_ros.data.datasets import samples_of
+from ee_seg_ros.evaluation.evaluate import Observations, exit_costs, exits_taken, observe, static_costs
+from ee_seg_ros.evaluation.machine import machine
+from ee_seg_ros.evaluation.metrics import mean_iou
+from ee_seg_ros.inference.bundle import Bundle, BundleError
+from ee_seg_ros.inference.criteria import CRITERIA, Criterion
+from ee_seg_ros.inference.engine import Engine, Result
+
+TIMED_IMAGES, ROUNDS = 12, 8
+COLUMNS = ('name', 'miou', 'mean_gmac', 'latency_ms', 'exit_shares')
+EQUAL_MIOU, OVER_FINAL, EQUAL_COST = 'speedup_at_equal_miou', 'speedup_over_own_final', 'miou_gain_pp_at_equal_cost'
+
+
+def run(engine: Engine, image: np.ndarray, criterion: str, thresholds: Sequence[float]) -> Result:
+    """Run an image through both sides of a bundle until an exit settles; nothing is packed, for nothing is sent."""
+    result = engine.segment(image, criterion, thresholds)
+    if not result.settled and engine.bundle.split is not None:
+        result = engine.finish(engine.encode(result), result.placement, criterion, thresholds)
+    return result
+
+
+def stopping_at(rule: Criterion, index: int, judged: int) -> tuple:
+    """Thresholds, one per judged exit, with which every image stops at exit `index`, whatever it scores."""
+    never, at_once = (-np.inf, np.inf) if rule.direction == 'below' else (np.inf, -np.inf)
+    return tuple(at_once if place == index else never for place in range(judged))
+
+
+def ways(engine: Engine, observed: Observations) -> dict:
+    """All ways through a bundle: (criterion, exit index) -> callable(image), and (None, index) for an exit alone.
+
+    An exit at which a criterion gives no score is none at which it can stop. Each way ends with the mask.
+    """
+    bundle, last = engine.bundle, len(engine.bundle.exits) - 1
+
+    def alone(name):
+        return lambda image: _mask(engine.run_exit(image, name), image)
+
+    def stops(criterion, index):
+        thresholds = stopping_at(CRITERIA[criterion], index, last)
+        return lambda image: _mask(run(engine, image, criterion, thresholds), image)
+    found = {(None, index): alone(exit_.name) for index, exit_ in enumerate(bundle.exits)}
+    for name in bundle.document['criteria']:
+        known = np.isfinite(observed.scores[name]).any(0)
+        found |= {(name, index): stops(name, index) for index in range(last + 1) if index == last or known[index]}
+    return found
+
+
+def _mask(result, image):
+    return result.output.mask(image.shape[1], image.shape[0])
+
+
+def median_times(jobs: dict, images: Sequence, rounds: int, report: Callable[[], None] = lambda: None) -> dict:
+    """Median milliseconds of each job (key -> callable(image)) over rounds x images.
+
+    Every image goes through all jobs, in an order drawn anew each time, before the next image comes: so whatever else
+    the machine does meets all jobs alike, and none always runs behind the same other.
+    """
+    times, order, random = {key: [] for key in jobs}, list(jobs), Random(0)
+    for job in jobs.values():    # the first run of a graph allocates
+        job(images[0])
+    for _ in range(rounds):
+        for image in images:
+            random.shuffle(order)
+            for key in order:
+                began = time.perf_counter()
+                jobs[key](image)
+                times[key].append((time.perf_counter() - began) * 1e3)
+            report()
+    return {key: median(values) for key, values in times.items()}
+
+
+def static_row(kind: str, name: str, bundle: Bundle, observed: Observations, index: int, latency_ms: float) -> dict:
+    """The row of one exit run alone. kind: `single`, `smaller`, `static`, or `final` for our own final output."""
+    return {'name': name, 'kind': kind, 'criterion': None, 'thresholds': None,
+            'miou': mean_iou(observed.matrices[:, index].sum(0)), 'mean_gmac': static_costs(bundle)[index] / 1e9,
+            'latency_ms': latency_ms, 'exit_shares': None, 'fit_miou': None, 'fit_gmac': None}
+
+
+def policy_row(kind: str, name: str, bundle: Bundle, observed: Observations, times: dict, criterion: str,
+               point: dict) -> dict:
+    """The row of a criterion with the thresholds of a stored point (of its curve, or an operating point).
+
+    times: (criterion, exit index) -> ms. exit_shares: one per exit of the bundle, on both sides of a split.
+    fit_miou, fit_gmac: the figures stored with the point, from the images on which the thresholds were chosen.
+    """
+    taken = exits_taken(CRITERIA[criterion], observed.scores[criterion], point['thresholds'])
+    shares = np.bincount(taken, minlength=len(bundle.exits)) / len(taken)
+    return {'name': name, 'kind': kind, 'criterion': criterion, 'thresholds': list(point['thresholds']),
+            'miou': mean_iou(observed.matrices[np.arange(len(taken)), taken].sum(0)),
+            'mean_gmac': float(np.array(exit_costs(bundle))[taken].mean() / 1e9),
+            'latency_ms': float(np.mean([times[criterion, index] for index in taken])),
+            'exit_shares': [round(float(share), 4) for share in shares],
+            'fit_miou': point.get('miou'), 'fit_gmac': point['mean_macs'] / 1e9 if 'mean_macs' in point else None}
+
+
+def rows_of(bundle: Bundle, observed: Observations, times: dict) -> list:
+    """The rows of an early-exit bundle: its final output alone, every exit alone, operating points, curves."""
+    last = len(bundle.exits) - 1
+    rows = [static_row('final', 'final output alone', bundle, observed, last, times[None, last])]
+    rows += [static_row('static', f'{exit_.name} alone', bundle, observed, index, times[None, index])
+             for index, exit_ in enumerate(bundle.judged_exits)]
+    for kind in ('operating_point', 'curve'):
+        for criterion, entry in bundle.document['criteria'].items():
+            points = entry['operating_points'] if kind == 'operating_point' else dict(enumerate(entry['curve']))
+            rows += [policy_row(kind, f'{criterion} {"" if kind == "operating_point" else "curve "}{label}', bundle,
+                                observed, times, criterion, point) for label, point in points.items()]
+    return rows
+
+
+def claims_of(rows: list) -> tuple:
+    """(claims, {claim: name of the row behind it}) of all rows, those of the other networks included.
+
+    A claim for which no row qualifies is absent.
+    """
+    of = {row['kind']: row for row in rows}
+    ours = [row for row in rows if row['kind'] not in ('single', 'smaller')]
+    single, final, smaller = of['single'], of['final'], of.get('smaller')
+    claims, behind = {'single_exit_miou': single['miou']}, {}
+
+    def speedup(claim, other):
+        able = [row for row in ours if row is not other and row['miou'] >= other['miou']]
+        if able:
+            row = min(able, key=lambda row: row['latency_ms'])
+            claims[claim], behind[claim] = other['latency_ms'] / row['latency_ms'], row['name']
+            return row
+        return None
+    best = speedup(EQUAL_MIOU, single)
+    if best is not None:
+        claims['early_exit_miou'] = best['miou']
+    speedup(OVER_FINAL, final)
+    able = [row for row in ours if row['latency_ms'] <= smaller['latency_ms']] if smaller else []
+    if able:
+        row = max(able, key=lambda row: row['miou'])
+        claims[EQUAL_COST], behind[EQUAL_COST] = 100 * (row['miou'] - smaller['miou']), row['name']
+    return claims, behind
+
+
+def chosen_by_fit(rows: list, bundle: Bundle, single: Bundle) -> dict:
+    """Claims as they come out for the row that one would have chosen without having seen the images measured here.
+
+    The claims take the best row on these images, which flatters. This takes the cheapest stored point (in MACs) whose
+    stored mIoU is not below that of the network it is compared with, both from the images that thresholds were chosen
+    on; {claim: {row, speedup, miou_change_pp}}. Absent where the bundles store no such figures, or of other images.
+    """
+    fitted = bundle.document.get('calibration', {})
+    others = {OVER_FINAL: ('final', fitted.get('full_miou'))}
+    theirs = single.document.get('calibration', {})
+    if fitted and all(theirs.get(key) == fitted[key] for key in ('dataset', 'split', 'images')):
+        others[EQUAL_MIOU] = ('single', theirs['full_miou'])
+    found = {}
+    for claim, (kind, target) in others.items():
+        able = [row for row in rows if target is not None and row['fit_miou'] is not None
+                and row['fit_miou'] >= target]
+        if able:
+            row = min(able, key=lambda row: row['fit_gmac'])
+            other = next(other for other in rows if other['kind'] == kind)
+            found[claim] = {'row': row['name'], 'speedup': other['latency_ms'] / row['latency_ms'],
+                            'miou_change_pp': 100 * (row['miou'] - other['miou'])}
+    return found
+
+
+def end_to_end(engine: Engine, single: Engine, row: dict, samples: Sequence, rounds: int,
+               report: Callable[[], None] = lambda: None) -> dict:
+    """A row and the single-exit network really run on every image, in turn: mean milliseconds and their ratio.
+
+    Of each image the median over the rounds counts; of images, their mean.
+    """
+    name = row['name'].removesuffix(' alone') if row['kind'] == 'static' else engine.bundle.exits[-1].name
+    early = ((lambda image: engine.run_exit(image, name)) if row['criterion'] is None
+             else lambda image: run(engine, image, row['criterion'], row['thresholds']))
+    last = single.bundle.exits[-1].name
+    jobs = {'early': lambda image: _mask(early(image), image),
+            'single': lambda image: _mask(single.run_exit(image, last), image)}
+    times = []
+    for image, _ in samples:
+        times.append(median_times(jobs, [image], rounds))
+        report()
+    early_ms, single_ms = (mean(entry[key] for entry in times) for key in jobs)
+    return {'row': row['name'], 'images': len(times), 'early_exit_ms': early_ms, 'single_exit_ms': single_ms,
+            'speedup': single_ms / early_ms}
+
+
+def _networks(names, threads):
+    engines = {kind: Engine(Bundle.load(name), threads=threads) for kind, name in names.items() if name}
+    ours = engines['early'].bundle
+    for engine in engines.values():
+        if [info.name for info in engine.bundle.classes] != [info.name for info in ours.classes]:
+            raise BundleError(f'bundles {ours.name} and {engine.bundle.name} have different classes: their mIoU cannot '
+                              'be compared')
+    return engines
+
+
+def measure(name_or_path: str, single: str, smaller: str | None, dataset: str, root: str | None, split: str,
+            limit: int = 0, threads: int = 2, report: Callable[[int, int], None] = lambda done, total: None) -> dict:
+    """Run the bench; returns `exits.json`: machine, rows, claims, which rows the claims are of, and the set-up.
+
+    name_or_path: the early-exit bundle. single: the single-exit bundle. smaller: one of less cost, or None. limit: use
+    so many images of the split (0: all). report: called with (steps done, steps in all).
+    Raises ValueError (BundleError among them) or FileNotFoundError for wrong input.
+    """
+    names, cv2_threads = {'early': name_or_path, 'single': single, 'smaller': smaller}, cv2.getNumThreads()
+    engines = _networks(names, threads)
+    total = samples_of(dataset, root, split, limit)[0]
+    timed = [image for image, _ in samples_of(dataset, root, split, min(total, TIMED_IMAGES))[1]]
+    done, steps = 0, total * (len(engines) + 1) + ROUNDS * len(timed)
+
+    def step(*_):
+        nonlocal done
+        done += 1
+        report(done, steps)
+    cv2.setNumThreads(threads)
+    try:
+        observed = {kind: observe(engine, samples_of(dataset, root, split, limit)[1], step)
+                    for kind, engine in engines.items()}
+        jobs = ways(engines['early'], observed['early'])
+        others = [kind for kind in engines if kind != 'early']
+        lasts = {kind: len(engines[kind].bundle.exits) - 1 for kind in others}
+        for kind in others:
+            jobs[kind] = ways(engines[kind], observed[kind])[None, lasts[kind]]
+        times = median_times(jobs, timed, ROUNDS, step)
+        rows = [static_row(kind, f'{engines[kind].bundle.name} ({kind})', engines[kind].bundle, observed[kind],
+                           lasts[kind], times[kind]) for kind in others]
+        rows += rows_of(engines['early'].bundle, observed['early'], times)
+        claims, behind = claims_of(rows)
+        found = {'machine': machine(), 'rows': rows, 'claims': claims, 'rows_behind_claims': behind,
+                 'chosen_by_fit': chosen_by_fit(rows, engines['early'].bundle, engines['single'].bundle)}
+        if EQUAL_MIOU in behind:
+            winner = next(row for row in rows if row['name'] == behind[EQUAL_MIOU])
+            found['end_to_end'] = end_to_end(engines['early'], engines['single'], winner,
+                                             samples_of(dataset, root, split, limit)[1], ROUNDS, step)
+    finally:
+        cv2.setNumThreads(cv2_threads)
+    report(steps, steps)
+    return {**found, 'bundles': {kind: {'name': engine.bundle.name, 'fingerprint': engine.bundle.fingerprint}
+                                 for kind, engine in engines.items()},
+            'exit_names': [exit_.name for exit_ in engines['early'].bundle.exits], 'dataset': dataset, 'split': split,
+            'images': total, 'timed_images': len(timed), 'rounds': ROUNDS, 'threads': threads}
+
+
+def shown(found: dict) -> dict:
+    """The part of `exits.json` for a table on the terminal: without the curves, and with the columns of `COLUMNS`."""
+    rows = [{key: row[key] if row[key] is not None else '' for key in COLUMNS}
+            for row in found['rows'] if row['kind'] != 'curve']
+    return {**found, 'rows': rows}
