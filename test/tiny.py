@@ -18,8 +18,8 @@ EXITS = ('exit1', 'exit2', 'exit3', 'exit4', 'final')
 def tiny_bundle(folder: Path, split: str = 'stage2', exits=EXITS) -> Path:
     """Write a bundle with an exit behind each of five stages (those in `exits`, the last one among them); its folder.
 
-    split: the last onboard stage, or None. The second exit and the final one also read the first features
-    of their side. The multiply-accumulates of each graph are a power of two: a sum says which graphs it counts.
+    split: the last onboard stage, or None. The second exit and the final one also read the first features of
+    their side. The multiply-accumulates of each graph are a power of two: a sum says which graphs it counts.
     """
     pytest.importorskip('onnx', reason='onnx is not installed (make train-env)')
     folder.mkdir(parents=True)
@@ -42,7 +42,7 @@ def tiny_bundle(folder: Path, split: str = 'stage2', exits=EXITS) -> Path:
             add(exit_name, [previous, earliest] if exit_name in ('exit2', 'final') else [previous], f'logits{number}',
                 CLASSES)
         if stages[-1] == split:
-            add('encode', [earliest, previous], 'code', dtype='uint8')
+            add('encode', sorted({earliest, previous}), 'code', dtype='uint8')
             add('decode', ['code'], 'restored')
             earliest = previous = 'restored'
     _write_document(folder, tensors, graphs, stages, split, exits)

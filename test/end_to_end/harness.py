@@ -134,6 +134,20 @@ class Peer:
                 {topic: len(messages) for topic, messages in self.received.items()})
             self.executor.spin_once(timeout_sec=0.05)
 
+    def send_until_heard(self, send, topic: str) -> None:
+        """Send with `send`, which returns a stamp, until an answer is heard on a topic.
+
+        Another node may answer before its publisher has found the subscription of this one; such answers are lost.
+        """
+        sent = []
+        while not set(sent) & set(self.stamps(topic)):
+            assert len(sent) < PATIENCE, f'nothing is heard on {topic}'
+            sent.append(send())
+            until = time.monotonic() + 1
+            while time.monotonic() < until and sent[-1] not in self.stamps(topic):
+                self.executor.spin_once(timeout_sec=0.05)
+        self.wait(lambda: sent[-1] in self.stamps(topic), f'the last answer on {topic}')
+
     def wait_for_onboard(self) -> None:
         """Wait until the onboard node hears images and is heard."""
         self.wait(lambda: self.images.get_subscription_count() > 0 and 'ee_seg' in self.diagnostics

@@ -13,10 +13,16 @@ from ee_seg_ros.nodes.conversions import mask_of
 @pytest.fixture(scope='module')
 def pair(start, peer):
     """Both nodes, forwarding every frame, and patient: on a busy machine, too, all refinements are in time."""
-    processes = start('onboard', criterion='never', deadline_ms=50000), start('offboard')
+    processes = start('onboard', criterion='never', deadline_ms=50000), start('offboard', criterion='never')
     peer.listen_to_masks()
     peer.wait_for_onboard()
     peer.wait_for_diagnosis('ee_seg', 'offboard_present', 'true')
+
+    def refine_one():
+        stamp = peer.segment(scene(0))
+        peer.finals([stamp])
+        return stamp
+    peer.send_until_heard(refine_one, 'refined_mask/compressed')
     return processes
 
 
@@ -31,8 +37,8 @@ def as_configured(pair, peer):
 
 def refined_by(engine, image, size):
     """The refined mask of an image, computed in this process."""
-    result = engine.segment(image, 'never', (0.0,) * len(engine.bundle.onboard_exits))
-    return result.output.mask(*size), engine.finish(engine.encode(result), result.placement).mask(*size)
+    result = engine.segment(image, 'never')
+    return result.output.mask(*size), engine.finish(engine.encode(result), result.placement).output.mask(*size)
 
 
 def agreement(a, b):
@@ -112,22 +118,22 @@ def test_output_size_is_a_parameter(peer):
     assert peer.trace(second)['final_source'] == 'refined'
 
 
-def test_settled_frames_are_not_forwarded(peer):
+def test_settled_frames_are_not_forwarded(peer, bundle):
     peer.set(criterion='always')
     stamp = peer.segment(scene(5))
     trace, = peer.finals([stamp])
-    assert (trace['exit'], trace['settled'], trace['forwarded']) == ('exit1', 'true', 'false')
+    assert (trace['exit'], trace['settled'], trace['forwarded']) == (bundle.exits[0].name, 'true', 'false')
     assert (trace['final_source'], trace['feature_bytes'], trace['refined_age_ms']) == ('onboard', '0', '')
     assert peer.message('ee_seg/final_mask', stamp).data == peer.message('ee_seg/mask', stamp).data
 
 
 def test_criterion_and_thresholds_are_live(peer, bundle):
-    count = len(bundle.onboard_exits)
-    peer.set(criterion='entropy', thresholds=[0.0] * (count - 1) + [1.0])
+    last = bundle.onboard_exits[-1]
+    peer.set(criterion='entropy', thresholds=[float(exit_ == last) for exit_ in bundle.judged_exits])
     late, = peer.finals([peer.segment(scene(6))])
-    peer.set(thresholds=[1] + [0] * (count - 1))    # whole numbers will do
+    peer.set(thresholds=[1] + [0] * (len(bundle.judged_exits) - 1))    # whole numbers will do
     early, = peer.finals([peer.segment(scene(6))])
-    assert (late['exit'], late['settled'], late['threshold']) == (bundle.onboard_exits[-1].name, 'true', '1')
+    assert (late['exit'], late['settled'], late['threshold']) == (last.name, 'true', '1')
     assert (early['exit'], early['criterion']) == (bundle.onboard_exits[0].name, 'entropy')
     assert 0 < float(early['score']) < 1
 
@@ -135,8 +141,8 @@ def test_criterion_and_thresholds_are_live(peer, bundle):
 def test_wrong_parameters_are_refused_with_a_reason(peer):
     results = peer.set(criterion='bogus', operating_point='best', deadline_ms=-5.0, threads=0, finish='later',
                        max_rate='fast', thresholds=[0.5], bundle='other', autostart=False, output_width=-1)
-    hints = ('entropy', 'balanced', 'deadline_ms', 'threads', 'onboard', 'a number', 'one per onboard exit', 'clean up',
-             'read-only', 'output_width')
+    hints = ('entropy', 'balanced', 'deadline_ms', 'threads', 'onboard', 'a number', 'one per exit but the last',
+             'clean up', 'read-only', 'output_width')
     for (accepted, reason), hint in zip(results, hints):
         assert not accepted and hint in reason, reason
     assert peer.set(deadline_ms=40000)[0][0]    # a whole number will do
@@ -211,8 +217,8 @@ def test_pictures_are_made_for_those_who_listen(peer, bundle, engine):
     assert np.abs(overlay - blended).max() <= 1
     jpeg = cv2.imdecode(np.frombuffer(peer.message(compressed[0], stamp).data, np.uint8), cv2.IMREAD_COLOR)
     assert jpeg.shape == (180, 240, 3) and np.abs(jpeg[..., ::-1].astype(float) - blended).mean() < 8
-    result = engine.segment(image, 'never', (0.0,) * len(bundle.onboard_exits))
-    refined = engine.finish(engine.encode(result), result.placement)
+    result = engine.segment(image, 'never')
+    refined = engine.finish(engine.encode(result), result.placement).output
     for topic, output in (('ee_seg/confidence', result.output), ('ee_seg/final_confidence', refined)):
         difference = pixels(peer.message(topic, stamp)).astype(int) - output.confidence(240, 180)
         assert np.abs(difference).mean() < 1, topic

@@ -16,9 +16,10 @@ from lifecycle_msgs.srv import ChangeState
     ('onboard', {'bundle': 'no_such_bundle'}, "no bundle 'no_such_bundle'"),
     ('offboard', {'bundle': '/tmp'}, 'a folder without bundle.json'),
     ('onboard', {'criterion': 'bogus'}, "criterion is 'bogus': choose one of"),
-    ('onboard', {'thresholds': '[0.5]'}, 'one per onboard exit'),
+    ('onboard', {'thresholds': '[0.5]'}, 'one per exit but the last'),
     ('offboard', {'threads': 'many'}, "threads is 'many': expected a whole number from 1 to 64"),
     ('offboard', {'robots': "['a b']"}, 'expected namespaces'),
+    ('offboard', {'thresholds': '[0.5]'}, 'one per exit but the last'),
     ('camera', {'source': '/no/such/folder'}, '/no/such/folder'),
     ('recorder', {}, 'out is empty'),
 ])

@@ -15,14 +15,16 @@ ROBOTS = ('a', 'b')
 
 
 @pytest.fixture(scope='module')
-def server(start, peer):
-    process = start('offboard', robots="['a', 'b']")
+def server(start, peer, payload):
+    process = start('offboard', robots="['a', 'b']", criterion='never')
     peer.listen(CompressedImage, *(f'{robot}/refined_mask/compressed' for robot in ROBOTS))
     peer.listen(DiagnosticStatus, *(f'{robot}/offboard_info' for robot in ROBOTS), qos=OFFBOARD_INFO)
     peer.features = {robot: peer.node.create_publisher(CompressedImage, f'{robot}/features', DEEP) for robot in ROBOTS}
     peer.wait(lambda: all(publisher.get_subscription_count() for publisher in peer.features.values())
               and all(peer.received[f'{robot}/offboard_info'] for robot in ROBOTS)
               and all(peer.node.count_publishers(f'{robot}/refined_mask/compressed') for robot in ROBOTS), 'the server')
+    for robot in ROBOTS:
+        peer.send_until_heard(lambda robot=robot: send(peer, robot, payload[0]), f'{robot}/refined_mask/compressed')
     process.told = peer.received['a/offboard_info'][0]
     return process
 
@@ -30,9 +32,9 @@ def server(start, peer):
 @pytest.fixture(scope='module')
 def payload(bundle, engine):
     """(features of a scene as they travel, the refined mask that belongs to them)."""
-    result = engine.segment(scene(30), 'never', (0.0,) * len(bundle.onboard_exits))
+    result = engine.segment(scene(30), 'never')
     features = engine.encode(result)
-    refined_mask = engine.finish(features, result.placement).mask(240, 180)
+    refined_mask = engine.finish(features, result.placement).output.mask(240, 180)
     return pack(bundle, features, result.placement, (240, 180)), refined_mask
 
 

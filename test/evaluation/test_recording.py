@@ -6,12 +6,14 @@ import json
 import cv2
 import numpy as np
 import pytest
+from tiny import tiny_bundle
 
 from ee_seg_ros.data.sources import SourceFrame
 from ee_seg_ros.evaluation import contact_sheet, recording
 from ee_seg_ros.inference.bundle import Bundle
 
 MS = 1_000_000
+LAST = Bundle.load('street').onboard_exits[-1].name
 
 
 class TwoHalves:
@@ -45,7 +47,7 @@ def write_run(folder, kinds_of, forwarded=(), settled_at='exit1'):
             'mask_at': stamp + 20 * MS if 'mask' in kinds else None,
             'final_at': stamp + 90 * MS if 'final' in kinds else None,
             'refined_at': stamp + 80 * MS if 'refined' in kinds else None,
-            'trace': {'exit': 'exit3' if sent else settled_at, 'settled': str(not sent).lower(), 'criterion': 'entropy',
+            'trace': {'exit': LAST if sent else settled_at, 'settled': str(not sent).lower(), 'criterion': 'entropy',
                       'forwarded': str(sent).lower(), 'feature_bytes': '1000' if sent else '0', 'score': '0.1',
                       'threshold': '0.2', 'final_source': 'refined' if 'refined' in kinds else 'onboard',
                       'mask_ms': '15.5'}})
@@ -72,7 +74,8 @@ def test_a_whole_run(tmp_path, bundle):
     assert recording.failures(frames) == []
     assert (summary['frames'], summary['dropped'], summary['masks'], summary['final_masks'],
             summary['refined_masks']) == (4, 0, 4, 4, 2)
-    assert summary['exit_shares'] == [0.5, 0, 0, 0.5] and summary['forwarded_share'] == 0.5
+    assert summary['exit_shares'] == [0.5] + [0] * (len(bundle.onboard_exits) - 1) + [0.5]
+    assert summary['forwarded_share'] == 0.5
     assert summary['final_sources'] == {'onboard': 0.5, 'refined': 0.5}
     assert summary['mask_ms'] == {'p50': 20, 'p95': 20} and summary['refined_ms'] == {'p50': 80, 'p95': 80}
     assert summary['onboard_mask_ms']['p50'] == 15.5
@@ -84,6 +87,18 @@ def test_a_whole_run(tmp_path, bundle):
     assert summary['jpeg_bytes'] > summary['webp_bytes'] > 0
     assert summary['image_codecs'] == {'quality': 75, 'subsampling': '4:2:0', 'frames': 'forwarded'}
     json.dumps(summary, allow_nan=False)
+
+
+def test_without_a_split_frames_end_at_the_last_exit(tmp_path):
+    """There nothing is forwarded, and the last exit is not judged."""
+    unsplit = Bundle.load(tiny_bundle(tmp_path / 'unsplit', split=None))
+    frames = write_run(tmp_path, [BOTH] * 4, settled_at='final')
+    frames[0].record['trace'].update(exit='exit2')
+    for frame in frames[1:]:
+        frame.record['trace'].update(settled='false')
+    summary = recording.summarise(frames, unsplit, {})
+    assert summary['exit_names'] == [exit_.name for exit_ in unsplit.exits] + ['not settled']
+    assert summary['exit_shares'] == [0, 0.25, 0, 0, 0.75, 0] and summary['forwarded_share'] == 0
 
 
 def test_what_was_not_measured_is_absent(tmp_path, bundle):

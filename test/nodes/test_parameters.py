@@ -6,7 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from ee_seg_ros.nodes.parameters import CAMERA, OFFBOARD, ONBOARD, RECORDER, Parameter, ParameterError, checked
+from ee_seg_ros.inference.bundle import Bundle, BundleError
+from ee_seg_ros.nodes.parameters import (
+    CAMERA,
+    OFFBOARD,
+    ONBOARD,
+    RECORDER,
+    Parameter,
+    ParameterError,
+    checked,
+    thresholds_of,
+)
 
 TABLES = (ONBOARD, OFFBOARD, CAMERA, RECORDER)
 
@@ -59,3 +69,24 @@ def test_what_on_configure_reads_is_refused_while_configured():
 
 def test_parameters_of_rclpy_itself_pass():
     assert checked(ONBOARD, [SimpleNamespace(name='use_sim_time', value=True)], configured=True) == {}
+
+
+def test_both_sides_judge_alike_unless_told_otherwise():
+    """An operating point was measured on both sides together: it holds only if both take the same."""
+    judging = [{parameter.name: parameter for parameter in table} for table in (ONBOARD, OFFBOARD)]
+    for name in ('criterion', 'operating_point', 'thresholds'):
+        assert judging[0][name] == judging[1][name] and judging[0][name].when == 'live'
+
+
+def test_thresholds_are_those_of_the_operating_point_unless_they_are_given():
+    bundle = Bundle.load('street')
+    values = {'criterion': 'entropy', 'operating_point': 'fast', 'thresholds': []}
+    assert thresholds_of(values, bundle) == bundle.thresholds('entropy', 'fast')
+    given = [0.1 * number for number in range(len(bundle.judged_exits))]
+    assert thresholds_of({**values, 'thresholds': given}, bundle) == tuple(given)
+    for wrong in (given + [0.5], given[1:]):
+        names = ', '.join(exit_.name for exit_ in bundle.judged_exits)
+        with pytest.raises(ParameterError, match=rf'has {len(wrong)} values: .* one per exit but the last \({names}\)'):
+            thresholds_of({**values, 'thresholds': wrong}, bundle)
+    with pytest.raises(BundleError, match='choose one of entropy'):
+        thresholds_of({**values, 'criterion': 'bogus'}, bundle)
