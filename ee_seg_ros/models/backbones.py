@@ -1,12 +1,48 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Backbones cut into stages."""
+"""Segmentation networks of torchvision as a chain of units and a final head, and where to cut the chain.
+
+Nothing is rewritten: a unit is a child of the original backbone (its stem, then block by block), so that pretrained
+weights fit and the chain computes what the original computes.
+"""
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ee_seg_ros.models.torchvision_compat import torchvision
+
+# Name -> output stride of torchvision's own version. MobileNetV2 has no segmentation network there.
+NETWORKS = {'mobilenet_v2': 16, 'deeplabv3_resnet50': 8, 'deeplabv3_resnet101': 8, 'fcn_resnet50': 8,
+            'deeplabv3_mobilenet_v3_large': 16, 'lraspp_mobilenet_v3_large': 16}
+
+
+@dataclass
+class Backbone:
+    """A chain of units.
+
+    units: modules, each (N, c, h, w) -> (N, c', h', w'). classifier: the network's own final head, or None
+    (MobileNetV2). low_unit: index of the unit whose output the classifier takes besides the last one's, or None.
+    """
+
+    units: nn.ModuleList
+    classifier: nn.Module | None = None
+    low_unit: int | None = None
+
+    def shapes(self, height: int = 64, width: int = 64) -> list:
+        """(channels, stride) of what each unit puts out; height and width are multiples of the last stride."""
+        shapes, tensor = [], torch.zeros(1, 3, height, width)
+        modes = [module.training for module in self.units.modules()]
+        self.units.eval()
+        with torch.no_grad():
+            for unit in self.units:
+                tensor = unit(tensor)
+                shapes.append((tensor.shape[1], height // tensor.shape[2]))
+        for module, mode in zip(self.units.modules(), modes):
+            module.training = mode
+        return shapes
 
 
 def dilate(blocks: nn.Module, rate: int) -> None:
@@ -22,32 +58,131 @@ def dilate(blocks: nn.Module, rate: int) -> None:
                 module.dilation, module.padding = (rate, rate), (rate, rate)
 
 
-def mobilenet_v2_stages(weights: str | Path | None = None) -> nn.ModuleDict:
-    """MobileNetV2 1.0 (torchvision) up to its 320-channel block at output stride 16, in pieces.
+def read_weights(source: str | Path | None) -> dict:
+    """A state_dict from a local file, or from torchvision by the name of its enum entry; {} for None.
 
-    Returns modules in order, with (channels, stride) of what each puts out: `detail` (24, 4), `stage1` (32, 8),
-    `stage2` (64, 16), `stage3` (96, 16), `stage4` (320, 16; dilated instead of strided). Input: float32
-    (N, 3, H, W), RGB scaled to x / 127.5 - 1 when the weights are the project's usual ones.
-
-    weights: a state_dict file with torchvision's key names, or None for random weights.
+    An enum entry is written as torchvision prints it, for example `MobileNet_V2_Weights.IMAGENET1K_V1`; torchvision
+    downloads it. Raises FileNotFoundError or ValueError.
     """
-    features = torchvision.models.mobilenet_v2(weights=None)
+    if source is None:
+        return {}
+    if Path(source).is_file():
+        try:
+            return torch.load(source, map_location='cpu', weights_only=True)
+        except Exception as error:    # torch raises pickle, zip and key errors of its own for files that are no weights
+            raise ValueError(f'{source} is not a file of weights that torch can read: {str(error)[:200]}') from None
+    if '_Weights.' not in str(source):
+        raise FileNotFoundError(f'{source} does not exist: give a state_dict file, or an entry of a torchvision enum '
+                                'such as MobileNet_V2_Weights.IMAGENET1K_V1')
+    try:
+        return dict(torchvision.models.get_weight(str(source)).get_state_dict(progress=True))
+    except (ValueError, AttributeError, KeyError):
+        raise ValueError(f'torchvision {torchvision.__version__} has no weights {source}') from None
+    except OSError as error:
+        raise ValueError(f'{source} could not be downloaded ({error}): download the file elsewhere and give its '
+                         'path') from None
+
+
+def _load(module, state, source, prefix):
+    """Load the keys of `state` that begin with `prefix`; all of `module` must be there."""
+    state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    try:
+        missing, _ = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f'{source} does not fit this backbone: {str(error).splitlines()[-1].strip()}') from None
+    if missing:
+        raise ValueError(f"{source} is not a state_dict with torchvision's names for this backbone: {len(missing)} "
+                         f'keys missing, for example {missing[0]}')
+
+
+def mobilenet_v2(output_stride: int, weights: str | Path | None = None) -> Backbone:
+    """MobileNetV2 1.0 (torchvision) up to its 320-channel block: 18 units, at output stride 16 or 8.
+
+    weights: see `read_weights`. The project's usual ones expect RGB scaled to x / 127.5 - 1. Raises ValueError.
+    """
+    if output_stride not in (8, 16):
+        raise ValueError(f'output stride {output_stride} of mobilenet_v2 is not 8 or 16')
+    features = torchvision.models.mobilenet_v2(weights=None).features
     if weights is not None:
-        state = torch.load(weights, map_location='cpu', weights_only=True)
-        state = {key: value for key, value in state.items() if key.startswith('features.')}
-        missing, unexpected = features.load_state_dict(state, strict=False)
-        missing = [key for key in missing if not key.startswith('classifier.')]
-        if missing or unexpected:
-            raise ValueError(f"{weights} is not a MobileNetV2 state_dict with torchvision's names: "
-                             f'{len(missing)} keys missing, {len(unexpected)} unexpected, e.g. '
-                             f'{(missing + unexpected)[0]}')
-    blocks = list(features.features.children())
-    stages = nn.ModuleDict({
-        'detail': nn.Sequential(*blocks[0:4]),
-        'stage1': nn.Sequential(*blocks[4:7]),
-        'stage2': nn.Sequential(*blocks[7:11]),
-        'stage3': nn.Sequential(*blocks[11:14]),
-        'stage4': nn.Sequential(*blocks[14:18]),
-    })
-    dilate(stages['stage4'], rate=2)
-    return stages
+        _load(features, read_weights(weights), weights, 'features.')
+    units = nn.ModuleList(features[:18])
+    if output_stride == 8:
+        dilate(units[7:14], 2)
+    dilate(units[14:], 16 // output_stride * 2)
+    return Backbone(units)
+
+
+def _flatten(backbone):
+    """The children of torchvision's IntermediateLayerGetter as units: a stem of single layers, then block by block."""
+    units, stem = [], []
+    for child in backbone.children():
+        if type(child) is nn.Sequential:    # a subclass (convolution, norm, activation) is one unit
+            units += child.children()
+        elif len(list(child.children())) or units:
+            units.append(child)
+        else:
+            stem.append(child)
+    return nn.ModuleList(([nn.Sequential(*stem)] if stem else []) + units)
+
+
+def _segmentation_network(name, classes, weights):
+    net = getattr(torchvision.models.segmentation, name)(
+        weights=None, weights_backbone=None, num_classes=classes, **({} if 'lraspp' in name else {'aux_loss': False}))
+    if weights is not None:
+        state = read_weights(weights)
+        if any(key.startswith('backbone.') for key in state):
+            _load(net.backbone, state, weights, 'backbone.')
+            head = {key: value for key, value in state.items() if key.startswith('classifier.')}
+            own = {f'classifier.{key}': value.shape for key, value in net.classifier.state_dict().items()}
+            net.load_state_dict({key: value for key, value in head.items()    # all but a head of other classes
+                                 if own.get(key) == value.shape}, strict=False)
+        else:
+            _load(net.backbone, state, weights, 'features.' if 'mobilenet' in name else '')
+    low_unit = None
+    if 'lraspp' in name:
+        low_unit = next(int(layer) for layer, output in net.backbone.return_layers.items() if output == 'low')
+    return Backbone(_flatten(net.backbone), net.classifier, low_unit)
+
+
+def build_backbone(name: str, output_stride: int | None = None, classes: int = 11,
+                   weights: str | Path | None = None) -> Backbone:
+    """The chain of units of a network in `NETWORKS`, with its own final head where torchvision has one.
+
+    output_stride: of MobileNetV2, 16 (default) or 8; the others keep torchvision's. weights: see `read_weights`;
+    of the backbone, or of the whole segmentation network. Raises ValueError or FileNotFoundError.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"network {name!r} is not known: choose one of {', '.join(NETWORKS)}")
+    if name == 'mobilenet_v2':
+        return mobilenet_v2(output_stride or NETWORKS[name], weights)
+    if output_stride not in (None, NETWORKS[name]):
+        raise ValueError(f'{name} has output stride {NETWORKS[name]}, not {output_stride}')
+    return _segmentation_network(name, classes, weights)
+
+
+def unit_macs(units: nn.ModuleList, height: int, width: int) -> list:
+    """Multiply-accumulates of each unit for one image, counted by torch's FlopCounterMode."""
+    macs, tensor = [], torch.zeros(1, 3, height, width)
+    with torch.no_grad():
+        for unit in units:
+            with FlopCounterMode(display=False) as counter:
+                tensor = unit(tensor)
+            macs.append(counter.get_total_flops() / 2)
+    return macs
+
+
+def candidate_units(macs: list, count: int = 6) -> list:
+    """Where exits may sit: behind the first units at which the cumulative cost passes k / (count + 1) of the whole.
+
+    macs: cost of each unit, in order (`unit_macs`). Returns `count` indices of units, ascending; where one unit passes
+    several marks, or too few are left, the neighbours are taken. Equidistant in cost as in MESS (Kouris et al., ECCV
+    2022) and in Gilbert et al.'s code.
+    """
+    if not 1 <= count < len(macs):
+        raise ValueError(f'{count} candidate places do not fit {len(macs)} units: choose 1 to {len(macs) - 1}')
+    cumulative, places = torch.tensor(macs).cumsum(0), []
+    for number in range(1, count + 1):
+        passes = int((cumulative < number / (count + 1) * cumulative[-1]).sum())
+        earliest, latest = (places[-1] + 1 if places else 0), len(macs) - 1 - (count - number)
+        places.append(min(max(passes, earliest), latest))
+    return places

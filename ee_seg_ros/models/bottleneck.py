@@ -20,21 +20,31 @@ class Quantise(torch.autograd.Function):
 
 
 class Bottleneck(nn.Module):
-    """Squeeze detail (strides 4 and 8) and context (stride 16) into two small maps of `levels` levels each.
+    """Squeeze what the offboard side needs into small maps of `levels` levels each.
 
-    `encode` runs on the robot: (N, 24, 4h, 4w), (N, 32, 2h, 2w), (N, 96, h, w) -> levels 0..levels-1 as float:
-    `low` (N, low, 2h, 2w) and `high` (N, high, h, w). `decode` runs offboard and undoes the scaling.
+    features: (channels) at the split. skips: (channels, stride) of finer features that offboard heads take, if any.
+    `encode` runs on the robot: (skips ..., features) -> levels 0..levels-1 as float: `low` (N, low, ..) at the coarsest
+    skip's size, left out without skips, and `high` (N, high, h, w). `decode` runs offboard and restores the features
+    and `restored` channels of finer ones.
     The range is +-`reach` standard deviations: a batch norm in front keeps the values near N(0, 1).
     """
 
-    def __init__(self, low: int = 16, high: int = 64, levels: int = 16, reach: float = 2.5):
+    def __init__(self, features: int, skips: tuple = (), low: int = 16, high: int = 64, levels: int = 16,
+                 restored: int = 48, reach: float = 2.5):
         super().__init__()
         self.levels, self.reach = levels, reach
-        self.fold = nn.Conv2d(24, 24, 3, 2, 1, bias=False)     # stride 4 -> 8, keeping what lies between
-        self.low = nn.Sequential(nn.Conv2d(24 + 32, low, 1, bias=False), nn.BatchNorm2d(low))
-        self.high = nn.Sequential(nn.Conv2d(96, high, 1, bias=False), nn.BatchNorm2d(high))
-        self.unfold_low = conv_bn(low, 48)
-        self.unfold_high = nn.Sequential(nn.Conv2d(high, 96, 1, bias=False), nn.BatchNorm2d(96))
+        self.high = nn.Sequential(nn.Conv2d(features, high, 1, bias=False), nn.BatchNorm2d(high))
+        self.unfold_high = nn.Sequential(nn.Conv2d(high, features, 1, bias=False), nn.BatchNorm2d(features))
+        self.has_skips = bool(skips)
+        if skips:
+            coarsest = max(stride for _, stride in skips)
+            # finer skips are folded to the coarsest one's size, keeping what lies between
+            self.folds = nn.ModuleList([
+                nn.Identity() if stride == coarsest else nn.Conv2d(
+                    channels, channels, 3, coarsest // stride, 1, bias=False) for channels, stride in skips])
+            self.low = nn.Sequential(nn.Conv2d(sum(channels for channels, _ in skips), low, 1, bias=False),
+                                     nn.BatchNorm2d(low))
+            self.unfold_low = conv_bn(low, restored)
 
     def _quantise(self, values):
         scaled = (values.clamp(-self.reach, self.reach) + self.reach) * ((self.levels - 1) / (2 * self.reach))
@@ -43,9 +53,15 @@ class Bottleneck(nn.Module):
     def _restore(self, levels):
         return levels * (2 * self.reach / (self.levels - 1)) - self.reach
 
-    def encode(self, detail, stage1, stage3):
-        low = self.low(torch.cat([self.fold(detail), stage1], 1))
-        return self._quantise(low), self._quantise(self.high(stage3))
+    def encode(self, *tensors):
+        """(skips ..., features) -> (low, high), or (high,) without skips; floats that are whole levels."""
+        *skips, features = tensors
+        high = self._quantise(self.high(features))
+        if not self.has_skips:
+            return (high,)
+        return self._quantise(self.low(torch.cat([fold(skip) for fold, skip in zip(self.folds, skips)], 1))), high
 
-    def decode(self, low, high):
-        return self.unfold_low(self._restore(low)), self.unfold_high(self._restore(high))
+    def decode(self, *levels):
+        """(low, high) or (high,) -> (finer features, features), or (features,)."""
+        features = self.unfold_high(self._restore(levels[-1]))
+        return (self.unfold_low(self._restore(levels[0])), features) if self.has_skips else (features,)

@@ -1,39 +1,237 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The multi-exit network: stages with an exit behind each, a bottleneck at the split, and the offboard rest."""
+"""The multi-exit network: a chain of units with exits behind some of them, a bottleneck at the split, a final head."""
+import copy
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 from torch import nn
 
-from ee_seg_ros.models.backbones import mobilenet_v2_stages
+from ee_seg_ros.models.backbones import build_backbone
 from ee_seg_ros.models.bottleneck import Bottleneck
-from ee_seg_ros.models.heads import ContextHead, DecoderHead
+from ee_seg_ros.models.heads import TorchvisionHead, build_head
+
+FINAL = 'final'
+# RGB 0..255 -> network input; MobileNetV2's usual weights expect x / 127.5 - 1.
+DEFAULT_INPUT = {'scale': [1 / 127.5] * 3, 'offset': [-1.0] * 3}
 
 
-class StreetNet(nn.Module):
-    """MobileNetV2 with three onboard exits and an offboard decoder (the network of bundle `street`).
+@dataclass(frozen=True)
+class Part:
+    """A piece of the network that becomes a graph of its own. kind: stage, exit, encode or decode."""
 
-    Input: float32 (N, 3, H, W), H and W multiples of 16. `forward` returns the logits of exit1 (stride 8), exit2
-    (stride 16), exit3 (stride 16) and of the final output (stride 4), each (N, classes, H/stride, W/stride).
+    name: str
+    kind: str
+    module: nn.Module
+    inputs: tuple
+    outputs: tuple
+
+
+class _Stage(nn.Module):
+    """Units `first` to `last` of a chain; puts out what the units in `taps` give, in order."""
+
+    def __init__(self, units, first, last, taps):
+        super().__init__()
+        self.units, self._first, self._taps = units[first:last + 1], first, taps
+
+    def forward(self, tensor):
+        outputs = []
+        for index, unit in enumerate(self.units, start=self._first):
+            tensor = unit(tensor)
+            if index in self._taps:
+                outputs.append(tensor)
+        return tuple(outputs)
+
+
+class _Call(nn.Module):
+    """One method of a module, as a module."""
+
+    def __init__(self, owner, method):
+        super().__init__()
+        self.owner, self._method = owner, method
+
+    def forward(self, *tensors):
+        return getattr(self.owner, self._method)(*tensors)
+
+
+class MultiExitNet(nn.Module):
+    """A segmentation network with early exits, from a JSON-able `spec`:
+
+    backbone: {name, output_stride, units} (see `build_backbone`; `units` cuts the chain off, default all).
+    classes: how many. input: {scale, offset} per channel of RGB 0..255 (default x / 127.5 - 1).
+    skip: unit whose output onboard heads may take besides their features; default none.
+    exits: list of {name, unit, head}, the exit sits behind that unit; head as in `build_head`.
+    split: {unit, low, high, levels, skips, restored}, see `Bottleneck`: exits behind later units, and the final output,
+    are computed from what the bottleneck restores. None: everything runs on one computer.
+    final: head behind the last unit; {kind: own} takes the one that torchvision's network brings along.
+
+    Raises ValueError for a spec that makes no network. Weights are random, but for the backbone's if `weights` names
+    some (`read_weights`).
     """
 
-    exit_names = ('exit1', 'exit2', 'exit3', 'final')
-
-    def __init__(self, classes: int = 11, weights=None):
+    def __init__(self, spec: dict, weights: str | Path | None = None):
         super().__init__()
-        self.stages = mobilenet_v2_stages(weights)
+        self.spec = copy.deepcopy(spec)
+        backbone = build_backbone(spec['backbone']['name'], spec['backbone'].get('output_stride'), spec['classes'],
+                                  weights)
+        shapes = backbone.shapes()
+        last = spec['backbone'].get('units', len(backbone.units)) - 1
+        self.units = backbone.units[:last + 1]
+        self.split_unit = spec['split']['unit'] if spec.get('split') else None
+        self._check(last)
+        self._exit_units = {exit_['name']: exit_['unit'] for exit_ in spec['exits']} | {FINAL: last}
+        self.exit_names = tuple(sorted(self._exit_units, key=self._exit_units.get))    # sorted() keeps the given order
+        self._skip_unit = spec.get('skip')
+        if self.split_unit is not None:
+            options = {key: value for key, value in spec['split'].items() if key not in ('unit', 'skips')}
+            self._skips = tuple(spec['split'].get('skips', ()))
+            self.bottleneck = Bottleneck(shapes[self.split_unit][0], tuple(shapes[unit] for unit in self._skips),
+                                         **options)
         self.exits = nn.ModuleDict({
-            'exit1': ContextHead(32, classes, 64, (2, 6, 12)),
-            'exit2': ContextHead(64, classes, 96, (1, 4, 8)),
-            'exit3': ContextHead(96, classes, 96, (1, 4, 8)),
-        })
-        self.bottleneck = Bottleneck()
-        self.final = DecoderHead(320, 48, classes)
+            exit_['name']: build_head(exit_['head'], shapes[exit_['unit']][0], spec['classes'],
+                                      shapes[exit_['unit']][1], self._skip_channels(exit_['unit'], shapes))
+            for exit_ in spec['exits']})
+        own = spec['final']['kind'] == 'own'
+        if own and backbone.classifier is None:
+            raise ValueError(f"{spec['backbone']['name']} brings no head of its own: choose another final head")
+        skip = self._skip_channels(last, shapes)
+        if own:
+            self.final = TorchvisionHead(backbone.classifier, 0 if backbone.low_unit is None else skip)
+        else:
+            self.final = build_head(spec['final'], shapes[last][0], spec['classes'], shapes[last][1], skip)
+        self._parts = self._make_parts()
 
-    def forward(self, image):
-        detail = self.stages['detail'](image)
-        stage1 = self.stages['stage1'](detail)
-        stage2 = self.stages['stage2'](stage1)
-        stage3 = self.stages['stage3'](stage2)
-        logits = [self.exits['exit1'](stage1), self.exits['exit2'](stage2), self.exits['exit3'](stage3)]
-        low, high = self.bottleneck.encode(detail, stage1, stage3)
-        detail, high = self.bottleneck.decode(low, high)
-        return logits + [self.final(self.stages['stage4'](high), detail)]
+    def _check(self, last):
+        spec = self.spec
+        names = [exit_['name'] for exit_ in spec['exits']]
+        if len(set(names)) < len(names) or FINAL in names:
+            raise ValueError(f'exits need names of their own, and none is called {FINAL}: {names}')
+        for name, unit in [(exit_['name'], exit_['unit']) for exit_ in spec['exits']] + (
+                [] if self.split_unit is None else [('split', self.split_unit)]):
+            if not 0 <= unit <= last or (name == 'split' and unit == last):
+                raise ValueError(f'{name} sits behind unit {unit}, but {spec["backbone"]["name"]} has units 0 to '
+                                 f'{last}, and the split lies before the last')
+
+    def _offboard(self, unit, name=''):
+        return self.split_unit is not None and (unit > self.split_unit or name == FINAL)
+
+    def _skip_channels(self, unit, shapes):
+        if self._offboard(unit):
+            return self.spec['split'].get('restored', 48) if self._skips else 0
+        return shapes[self._skip_unit][0] if self._skip_unit is not None and self._skip_unit <= unit else 0
+
+    def _make_parts(self):
+        """The network as a list of parts, each behind those it needs; `forward` and the export both follow it."""
+        last = len(self.units) - 1
+        taps = {self._skip_unit} - {None}
+        if self.split_unit is not None:
+            taps |= set(self._skips)
+        cuts = sorted({*self._exit_units.values(), last} | ({self.split_unit} - {None}))
+        parts, first, source, skip = [], 0, 'image', f'unit{self._skip_unit}'
+        for number, cut in enumerate(cuts, start=1):
+            kept = sorted({unit for unit in taps if first <= unit <= cut and not self._offboard(unit)} | {cut})
+            parts.append(Part(f'stage{number}', 'stage', _Stage(self.units, first, cut, kept), (source,),
+                              tuple(f'unit{unit}' for unit in kept)))
+            source = f'unit{cut}'
+            for name in self.exit_names:
+                if self._exit_units[name] == cut:
+                    head = self.final if name == FINAL else self.exits[name]
+                    parts.append(Part(name, 'exit', head, (source, skip) if head.skip_channels else (source,),
+                                      (f'logits_{name}',)))
+            if cut == self.split_unit:
+                levels = ('low', 'high') if self._skips else ('high',)
+                restored = ('restored_skip', f'restored{cut}') if self._skips else (f'restored{cut}',)
+                parts.append(Part('encode', 'encode', _Call(self.bottleneck, 'encode'),
+                                  (*(f'unit{unit}' for unit in self._skips), source), levels))
+                parts.append(Part('decode', 'decode', _Call(self.bottleneck, 'decode'), levels, restored))
+                source, skip = f'restored{cut}', 'restored_skip'
+            first = cut + 1
+        return parts
+
+    @property
+    def parts(self) -> list:
+        """Every `Part`, in an order in which they can run."""
+        return list(self._parts)
+
+    def forward(self, image: torch.Tensor, exits: Iterable | None = None) -> dict:
+        """Logits by exit name, each (N, classes, h, w) at the exit's own stride.
+
+        image: float32 (N, 3, H, W), H and W multiples of the backbone's stride. exits: names wanted (default all);
+        nothing is computed that none of them needs.
+        """
+        wanted = set(self.exit_names if exits is None else exits)
+        tensors, logits = {'image': image}, {}
+        for part in self._parts:
+            if part.kind != 'exit':
+                tensors.update(zip(part.outputs, part.module(*[tensors[name] for name in part.inputs])))
+            elif part.name in wanted:
+                logits[part.name] = part.module(*[tensors[name] for name in part.inputs])
+                if len(logits) == len(wanted):
+                    break
+        return logits
+
+    def features(self, image: torch.Tensor) -> dict:
+        """Every tensor that a head may take, by name (see `parts`), and the image."""
+        tensors = {'image': image}
+        for part in self._parts:
+            if part.kind != 'exit':
+                tensors.update(zip(part.outputs, part.module(*[tensors[name] for name in part.inputs])))
+        return tensors
+
+
+def save_network(net: MultiExitNet, path: str | Path) -> None:
+    """Write a network to `path` (weights.pt); a kill in the middle leaves the previous file whole."""
+    temporary = Path(path).with_suffix('.part')
+    torch.save({'spec': net.spec, 'state': net.state_dict()}, temporary)
+    os.replace(temporary, path)
+
+
+def load_network(path: str | Path) -> MultiExitNet:
+    """The network of a file that `save_network` wrote, in eval mode. Raises FileNotFoundError or ValueError."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{path} does not exist: expected weights.pt of a training')
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+        net = MultiExitNet(content['spec'])
+        net.load_state_dict(content['state'])
+    except Exception as error:    # torch raises pickle, zip, key and runtime errors of its own
+        raise ValueError(f'{path} is not a weights.pt that `ee_seg train` wrote: {str(error)[:300]}') from None
+    return net.eval()
+
+
+def add_exits(net: MultiExitNet, exits: list) -> MultiExitNet:
+    """`net` with more exits (each {name, unit, head}), whose heads are random; the other weights are copied."""
+    grown = MultiExitNet({**net.spec, 'exits': net.spec['exits'] + exits})
+    grown.load_state_dict(net.state_dict(), strict=False)
+    return grown
+
+
+def select_exits(net: MultiExitNet, exits: dict, final: str = FINAL) -> MultiExitNet:
+    """A network with some exits of `net` only, with the same weights (copied), in eval mode.
+
+    exits: new name -> name in `net`, in order of depth. final: the exit that becomes the last output: the chain ends
+    there, and the split goes if it lies behind.
+    """
+    spec = copy.deepcopy(net.spec)
+    described = {exit_['name']: exit_ for exit_ in spec['exits']}
+    unknown = ({*exits.values(), final} - set(described)) - {FINAL}
+    if unknown:
+        raise ValueError(f"no exit {', '.join(sorted(unknown))} in this network: it has {', '.join(net.exit_names)}")
+    spec['exits'] = [{**described[old], 'name': new} for new, old in exits.items()]
+    if final != FINAL:
+        spec['final'] = described[final]['head']
+        spec['backbone']['units'] = described[final]['unit'] + 1
+        if spec.get('split') and spec['split']['unit'] >= described[final]['unit']:
+            spec['split'] = None
+    chosen, state, own = MultiExitNet(spec), {}, net.state_dict()
+    sources = {f'exits.{new}.': f'exits.{old}.' for new, old in exits.items()}
+    if final != FINAL:
+        sources['final.'] = f'exits.{final}.'
+    for key in chosen.state_dict():
+        prefix = next((prefix for prefix in sources if key.startswith(prefix)), None)
+        state[key] = own[sources[prefix] + key.removeprefix(prefix) if prefix else key]
+    chosen.load_state_dict(state)
+    return chosen.eval()

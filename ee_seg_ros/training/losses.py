@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses of multi-exit segmentation."""
 import torch
+from torch import nn
 from torch.nn import functional
 
-from ee_seg_ros.data.camvid import UNLABELLED
+from ee_seg_ros.data.labelled import UNLABELLED
 
 
 def class_weights(pixel_shares: list, power: float, largest: float) -> torch.Tensor:
@@ -13,25 +14,50 @@ def class_weights(pixel_shares: list, power: float, largest: float) -> torch.Ten
     return (shares.median() / shares).pow(power).clamp(max=largest)
 
 
-def undo_class_weights(state: dict, weights: torch.Tensor, share: float) -> None:
-    """Take `share` of log(weight) off the bias of every classifier of a state_dict, in place.
+@torch.no_grad()
+def shift_classifiers(net: nn.Module, offsets: torch.Tensor) -> None:
+    """Add `offsets` (classes) to the bias of the classifier of every exit of a `MultiExitNet`, in place.
 
     Training with class weights makes rare classes win too often: the softmax then estimates the weighted posterior.
-    Share 1 restores the plain posterior, best for pixel accuracy; 0 leaves recall high and precision low. Logit
-    adjustment after training is by Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.
+    Taking log(weight) off the biases restores the plain posterior, best for pixel accuracy; a share of it is a
+    compromise with recall. Logit adjustment after training: Menon et al., "Long-tail learning via logit adjustment",
+    ICLR 2021.
     """
-    for name, values in state.items():
-        if name.endswith('classify.bias'):
-            values -= share * weights.log()
+    for head in (*net.exits.values(), net.final):
+        head.classify.bias += offsets
 
 
-def exit_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, stride: int) -> torch.Tensor:
-    """Weighted cross-entropy at every `stride`-th pixel of the label map.
+def on_label_grid(logits: torch.Tensor, labels: torch.Tensor, stride: int) -> tuple:
+    """Logits (N, C, h, w) resized to every `stride`-th pixel of labels (N, H, W), and those labels (int64).
 
-    logits (N, C, h, w) are resized to the label grid (bilinear); labels int64 (N, H, W), 255 ignored. Comparing at a
-    quarter of the rows and columns costs a twentieth of the full comparison, and a mask is judged in full anyway.
+    Comparing at a quarter of the rows and columns costs a twentieth of the full comparison, and a mask is judged in
+    full anyway.
     """
-    labels = labels[:, stride // 2::stride, stride // 2::stride]
+    labels = labels[:, stride // 2::stride, stride // 2::stride].long()
     if logits.shape[-2:] != labels.shape[-2:]:
         logits = functional.interpolate(logits, size=labels.shape[-2:], mode='bilinear', align_corners=False)
-    return functional.cross_entropy(logits, labels.contiguous(), weights, ignore_index=UNLABELLED)
+    return logits.float(), labels
+
+
+def exit_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, stride: int) -> torch.Tensor:
+    """Weighted cross-entropy on the label grid (see `on_label_grid`); labels uint8 or int64, 255 ignored."""
+    return functional.cross_entropy(*on_label_grid(logits, labels, stride), weights, ignore_index=UNLABELLED)
+
+
+def positive_filtering_loss(logits: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor,
+                            weights: torch.Tensor | None, stride: int, share: float = 0.5,
+                            temperature: float = 1.0) -> torch.Tensor:
+    """Positive-filtering distillation: share * 1[argmax teacher = label] * KL(teacher || student) + (1 - share) * CE.
+
+    logits, teacher: (N, C, h, w), of the student and of the final exit. The indicator is taken per pixel, so that what
+    the teacher gets wrong teaches nothing; the mean of the first term is over all labelled pixels. After MESS (Kouris
+    et al., ECCV 2022); share, temperature and the direction of the divergence are not established there, but ours.
+    """
+    student, grid = on_label_grid(logits, labels, stride)
+    teacher, _ = on_label_grid(teacher, labels, stride)
+    entropy = functional.cross_entropy(student, grid, weights, ignore_index=UNLABELLED)
+    right = teacher.argmax(1) == grid    # never where unlabelled: no class has that id
+    divergence = functional.kl_div((student / temperature).log_softmax(1), (teacher / temperature).log_softmax(1),
+                                   reduction='none', log_target=True).sum(1) * temperature ** 2
+    labelled = (grid != UNLABELLED).sum().clamp(min=1)
+    return share * (divergence * right).sum() / labelled + (1 - share) * entropy

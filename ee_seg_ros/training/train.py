@@ -1,132 +1,155 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Joint training of all exits from a recipe file, checkpointed, resumable at any step."""
-import copy
-import json
-import os
+"""Run a recipe with Lightning: checkpointed, resumable after a kill at any moment, on any number of devices."""
+import logging
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import yaml
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import CSVLogger
 
-from ee_seg_ros.data.camvid import CLASS_NAMES, CamVid
-from ee_seg_ros.models.multi_exit import StreetNet
+from ee_seg_ros.data.datasets import open_dataset
+from ee_seg_ros.models.multi_exit import FINAL, MultiExitNet, add_exits, load_network, save_network, select_exits
 from ee_seg_ros.training.batches import Batches
-from ee_seg_ros.training.losses import class_weights, exit_loss, undo_class_weights
+from ee_seg_ros.training.curves import plot_curves
+from ee_seg_ros.training.losses import class_weights, shift_classifiers
+from ee_seg_ros.training.recipe import read_recipe
+from ee_seg_ros.training.stages import EndToEnd, Heads
 
 
-def _optimiser(net, recipe):
-    """AdamW; the pretrained backbone learns slower, and biases and batch norms do not decay."""
-    groups = {}
-    for name, parameter in net.named_parameters():
-        key = (name.startswith('stages.'), parameter.ndim > 1)
-        groups.setdefault(key, []).append(parameter)
-    return torch.optim.AdamW([
-        {'params': parameters, 'weight_decay': recipe['weight_decay'] if decays else 0.0,
-         'base_lr': recipe['backbone_lr'] if pretrained else recipe['head_lr']}
-        for (pretrained, decays), parameters in groups.items()])
+class _Data(LightningDataModule):
+    """Batches from the step on that the trainer has reached; its state is that step."""
+
+    def __init__(self, dataset, recipe):
+        super().__init__()
+        self.dataset, self.recipe = dataset, recipe
+
+    def train_dataloader(self):
+        recipe = self.recipe
+        batches = Batches(self.dataset, recipe.phases, recipe.batch_size, recipe.scene_share,
+                          tuple(recipe.rare_classes), recipe.seed, self.trainer.global_step,
+                          self.trainer.global_rank, self.trainer.world_size)
+        return torch.utils.data.DataLoader(
+            batches, batch_size=None, num_workers=recipe.workers,
+            generator=torch.Generator(),    # its own: starting a loader must not disturb a resumed run's random state
+            # A forked worker would inherit OpenCV's and OpenMP's locks in whatever state they are, and may hang.
+            multiprocessing_context='spawn' if recipe.workers else None)
 
 
-def _learning_rate(step, steps, warmup):
-    """Linear warm-up, then poly decay with power 0.9."""
-    return min(1.0, (step + 1) / warmup) * (1 - step / steps) ** 0.9
+class _Progress(Callback):
+    """One line now and then: step, losses, minutes left. Also what makes a run repeatable after a kill."""
+
+    def __init__(self, recipe, report):
+        self.recipe, self.report, self.began, self.first, self.losses = recipe, report, 0.0, 0, {}
+
+    def on_train_start(self, trainer, module):
+        self.began, self.first = time.monotonic(), trainer.global_step
+        if self.first:
+            self.report(f'resuming at step {self.first} of {self.recipe.steps}')
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        torch.manual_seed(self.recipe.seed * 1_000_003 + trainer.global_step)    # dropout: a function of the step
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        step = trainer.global_step
+        self.losses.update({name: float(value) for name, value in trainer.logged_metrics.items()})
+        if step % self.recipe.log_steps and step != self.recipe.steps:
+            return
+        left = (time.monotonic() - self.began) / (step - self.first) * (self.recipe.steps - step) / 60
+        shown = self.losses if len(self.losses) < 8 else {
+            'mean loss': sum(self.losses.values()) / len(self.losses)}
+        losses = ' '.join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in shown.items())
+        self.report(f'step {step}/{self.recipe.steps}: {losses}, {left:.1f} min left')
 
 
-def _save(path, **state):
-    temporary = path.with_suffix('.part')
-    torch.save(state, temporary)
-    os.replace(temporary, path)    # a kill in the middle leaves the previous checkpoint whole
+def _average(decay):
+    """The moving average as Lightning's callback; short at first, so that random heads are soon forgotten."""
+    def average(kept, new, count):
+        if not kept.is_floating_point():
+            return new
+        return kept.lerp(new, 1 - min(decay, float(count) / (float(count) + 10)))
+    return WeightAveraging(avg_fn=average)
 
 
-class _Run:
-    """The state of a training: network, averaged network, optimiser, step; saved and restored as one checkpoint."""
-
-    def __init__(self, recipe, weights, out):
-        self.checkpoint = out / 'checkpoint.pt'
-        torch.manual_seed(recipe['seed'])
-        start = torch.load(weights, map_location='cpu', weights_only=True) if weights else {}
-        trained = 'final.classify.weight' in start
-        net = StreetNet(len(CLASS_NAMES), None if trained else weights)
-        if trained:
-            net.load_state_dict(start)
-        self.net = net.to(memory_format=torch.channels_last).train()
-        self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
-        self.optimiser = _optimiser(self.net, recipe)
-        self.step = 0
-
-    def save(self):
-        _save(self.checkpoint, net=self.net.state_dict(), average=self.average.state_dict(),
-              optimiser=self.optimiser.state_dict(), step=self.step, rng=torch.get_rng_state())
-
-    def resume(self):
-        state = torch.load(self.checkpoint, map_location='cpu', weights_only=True)
-        self.net.load_state_dict(state['net'])
-        self.average.load_state_dict(state['average'])
-        self.optimiser.load_state_dict(state['optimiser'])
-        torch.set_rng_state(state['rng'])
-        self.step = state['step']
-
-    def learn(self, images, labels, recipe, balance, rate):
-        """One step at `rate` times the base learning rates; returns (losses per exit, gradient norm)."""
-        for group in self.optimiser.param_groups:
-            group['lr'] = group['base_lr'] * rate
-        logits = self.net(images.to(memory_format=torch.channels_last))
-        losses = [exit_loss(exit_logits, labels, balance, recipe['loss_stride']) for exit_logits in logits]
-        self.optimiser.zero_grad()
-        sum(weight * loss for weight, loss in zip(recipe['exit_weights'], losses)).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), recipe['clip_norm'])
-        self.optimiser.step()
-        self.step += 1
-        self._follow(min(recipe['average_decay'], self.step / (self.step + 10)))
-        return [loss.item() for loss in losses], norm.item()
-
-    @torch.no_grad()
-    def _follow(self, decay):
-        for kept, new in zip(self.average.state_dict().values(), self.net.state_dict().values()):
-            if kept.is_floating_point():
-                kept.lerp_(new, 1 - decay)
-            else:
-                kept.copy_(new)
+def candidate_name(unit: int, head: dict) -> str:
+    """What a candidate is called that the recipe gives no name: `u8_fcn_b1_d0_r4`, `u13_context_r1-4-8_s1_w64`."""
+    def text(value):
+        return '-'.join(map(str, value)) if isinstance(value, list) else str(int(value))
+    knobs = [key[0] + text(value) for key, value in sorted(head.items()) if key != 'kind']
+    return '_'.join([f'u{unit}', head['kind'], *knobs])
 
 
-def train(recipe_path, root, out, weights=None, threads=2, report=print):
-    """Train `StreetNet` as the recipe (YAML) says; returns the path of the averaged weights, `OUT/weights.pt`.
+def _heads(recipe, weights, balance, offsets):
+    """Stage 2: the earlier stage's network with the candidates of the recipe."""
+    if weights is None or Path(weights).suffix != '.pt':
+        raise ValueError('stage `heads` starts from the weights.pt of an earlier stage: give it as --weights')
+    earlier = load_network(weights)
+    shift_classifiers(earlier, offsets)
+    net = earlier if recipe.keep else select_exits(earlier, {})
+    names = [entry.get('name') or candidate_name(entry['unit'], entry['head']) for entry in recipe.candidates]
+    net = add_exits(net, [{'name': name, 'unit': entry['unit'], 'head': entry['head']}
+                          for name, entry in zip(names, recipe.candidates)])
+    shares = {name: recipe.distillation_share for name in net.exit_names if name != FINAL}
+    shares.update({name: entry['distillation_share'] for name, entry in zip(names, recipe.candidates)
+                   if 'distillation_share' in entry})
+    return Heads(net, recipe, balance, shares)
 
-    root: the CamVid folder. weights: ImageNet backbone (state_dict file), or a `weights.pt` of an earlier run to go on
-    from. A `checkpoint.pt` in `out` is resumed. report: called with one line of progress now and then.
+
+def _end_to_end(recipe, weights, balance, offsets):
+    """Stage 1: the recipe's network, from weights of the backbone or from an earlier run's."""
+    if weights is None or Path(weights).suffix != '.pt':
+        return EndToEnd(MultiExitNet(recipe.network, weights), recipe, balance)
+    net, earlier = MultiExitNet(recipe.network), load_network(weights)
+    shift_classifiers(earlier, offsets)
+    try:
+        net.load_state_dict(earlier.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f'{weights} is of another network than the recipe: {str(error)[:300]}') from None
+    return EndToEnd(net, recipe, balance)
+
+
+def train(recipe_path: str | Path, root: str | None, out: str | Path, weights: str | Path | None = None,
+          threads: int = 2, report: Callable[[str], None] = print, devices: int | str = 'auto', nodes: int = 1) -> Path:
+    """Train as a recipe says; returns the path of the network with averaged weights, `OUT/weights.pt`.
+
+    root: folder of the data set. weights: of the backbone (`read_weights`), or a weights.pt of an earlier run, which
+    stage `heads` needs. An `OUT/checkpoint.ckpt` is resumed: the result is that of a run without a break. threads: of
+    torch. devices, nodes: of Lightning, with DDP where they are several. report: called with one line of progress now
+    and then. Also writes OUT/logs/metrics.csv and OUT/curves.png.
+    Raises ValueError or FileNotFoundError for wrong input.
     """
-    recipe = yaml.safe_load(Path(recipe_path).read_text())
-    out = Path(out)
+    recipe, out = read_recipe(recipe_path), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(threads)
-    steps = sum(phase['steps'] for phase in recipe['phases'])
-    run = _Run(recipe, weights, out)
-    if run.checkpoint.is_file():
-        run.resume()
-        report(f'resuming at step {run.step} of {steps}')
-    balance = class_weights(recipe['pixel_shares'], recipe['class_weight_power'], recipe['class_weight_max'])
-    loader = torch.utils.data.DataLoader(
-        Batches(CamVid(root, recipe['split']), recipe['phases'], recipe['batch_size'], recipe['scene_share'],
-                recipe['seed'], run.step), batch_size=None, num_workers=recipe['workers'],
-        generator=torch.Generator(),    # its own: starting a loader must not disturb the random state of a resumed run
-        # A forked worker would inherit OpenCV's and OpenMP's locks in whatever state they are, and may hang.
-        multiprocessing_context='spawn' if recipe['workers'] else None)
-    began, first = time.monotonic(), run.step
-    with (out / 'log.jsonl').open('a') as log:
-        for images, labels in loader:
-            losses, norm = run.learn(images, labels, recipe, balance,
-                                     _learning_rate(run.step, steps, recipe['warmup_steps']))
-            last = run.step == steps
-            if run.step % recipe['log_steps'] == 0 or last:
-                left = (time.monotonic() - began) / (run.step - first) * (steps - run.step) / 60
-                losses = [round(loss, 4) for loss in losses]
-                log.write(json.dumps({'step': run.step, 'losses': losses, 'norm': round(norm, 2)}) + '\n')
-                log.flush()
-                report(f'step {run.step}/{steps} losses {losses} norm {norm:.1f} left {left:.1f} min')
-            if run.step % recipe['checkpoint_steps'] == 0 or last:
-                run.save()
-    state = run.average.state_dict()
-    undo_class_weights(state, balance, recipe['class_weight_undone'])
-    _save(out / 'weights.pt', **state)
+    dataset = open_dataset(recipe.dataset, root, recipe.split)
+    balance, offsets = None, torch.zeros(len(dataset.class_names))
+    if recipe.pixel_shares:
+        balance = class_weights(recipe.pixel_shares, recipe.class_weight_power, recipe.class_weight_max)
+        offsets = recipe.class_weight_undone * balance.log()
+    torch.manual_seed(recipe.seed)
+    module = (_heads if recipe.stage == 'heads' else _end_to_end)(recipe, weights, balance, offsets)
+    checkpoint = out / 'checkpoint.ckpt'
+    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
+    warnings.filterwarnings('ignore', module='lightning')    # advice on workers and intervals, every run
+    trainer = Trainer(
+        max_steps=recipe.steps, max_epochs=-1, precision=recipe.precision, devices=devices, num_nodes=nodes,
+        accelerator='auto', strategy='ddp_find_unused_parameters_true' if nodes > 1 or str(devices) not in ('auto', '1')
+        else 'auto', gradient_clip_val=None if recipe.stage == 'heads' else recipe.clip_norm,
+        default_root_dir=out, logger=CSVLogger(out, name='', version='logs'), log_every_n_steps=recipe.log_steps,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        callbacks=[_Progress(recipe, report), _average(recipe.average_decay),
+                   ModelCheckpoint(out, filename='checkpoint', every_n_train_steps=recipe.checkpoint_steps,
+                                   save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=False)])
+    trainer.fit(module, datamodule=_Data(dataset, recipe), ckpt_path=checkpoint if checkpoint.is_file() else None,
+                weights_only=False)
+    if trainer.global_step < recipe.steps:    # Lightning ends quietly when it is interrupted
+        raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        plot_curves(out / 'logs' / 'metrics.csv', out / 'curves.png')
+        shift_classifiers(module.net, -offsets)
+        save_network(module.net, out / 'weights.pt')
     return out / 'weights.pt'

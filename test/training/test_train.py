@@ -1,22 +1,30 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training: a run that was killed goes on as if nothing had happened; the batches are what the recipe says."""
+"""Training: a run that was killed goes on as if nothing had happened; each stage trains what it should."""
 import cv2
-import numpy as np
 import pytest
 import yaml
 
 torch = pytest.importorskip('torch', reason='torch is not installed (make train-env)')
+pytest.importorskip('ee_seg_ros.training', reason='torchvision is not installed (make train-env)')
+pytest.importorskip('lightning', reason='lightning is not installed (make train-env)')
 
-from ee_seg_ros.data.camvid import CLASS_NAMES, UNLABELLED, CamVid  # noqa: E402
 from ee_seg_ros.data.scenes import StreetDrive  # noqa: E402
-from ee_seg_ros.models.multi_exit import StreetNet  # noqa: E402
-from ee_seg_ros.training.batches import Batches, jitter, random_crop  # noqa: E402
-from ee_seg_ros.training.losses import class_weights, exit_loss, undo_class_weights  # noqa: E402
+from ee_seg_ros.models.multi_exit import MultiExitNet, load_network, save_network  # noqa: E402
+from ee_seg_ros.training.recipe import read_recipe  # noqa: E402
+from ee_seg_ros.training.stages import EndToEnd  # noqa: E402
 from ee_seg_ros.training.train import train  # noqa: E402
 
 PHASES = [{'steps': 2, 'height': 64, 'width': 96, 'scales': [0.5, 1.5], 'jitter': 1.0},
           {'steps': 2, 'height': 96, 'width': 128, 'scales': [0.9, 1.1], 'jitter': 0.5}]
+NETWORK = {
+    'backbone': {'name': 'mobilenet_v2'}, 'classes': 11, 'skip': 6,
+    'exits': [{'name': 'exit1', 'unit': 7, 'head': {'kind': 'fcn', 'reduction': 4}},
+              {'name': 'exit2', 'unit': 10, 'head': {'kind': 'context', 'width': 16, 'rates': [1, 2], 'skip': True}}],
+    'split': {'unit': 10, 'low': 4, 'high': 8, 'levels': 16, 'skips': [3, 6], 'restored': 12},
+    'final': {'kind': 'decoder', 'width': 16}}
+CANDIDATES = [{'unit': 7, 'head': {'kind': 'deeplab', 'reduction': 8, 'blocks': 1, 'dilate': True}},
+              {'unit': 12, 'head': {'kind': 'fcn', 'reduction': 8}, 'distillation_share': 0.0, 'name': 'plain'}]
 
 
 @pytest.fixture(scope='module')
@@ -34,20 +42,18 @@ def root(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def recipe(tmp_path):
-    path = tmp_path / 'recipe.yaml'
-    path.write_text(yaml.safe_dump({
-        'split': 'train', 'seed': 1, 'batch_size': 2, 'scene_share': 0.3, 'phases': PHASES, 'backbone_lr': 1e-3,
-        'head_lr': 1e-3, 'weight_decay': 0.01, 'warmup_steps': 1, 'clip_norm': 5.0, 'average_decay': 0.9,
-        'workers': 0, 'checkpoint_steps': 1, 'log_steps': 1, 'exit_weights': [0.4, 0.4, 0.5, 1.0], 'loss_stride': 4,
-        'class_weight_power': 0.5, 'class_weight_max': 3.0, 'class_weight_undone': 0.75,
-        'pixel_shares': [1 / 11] * 11}))
+def write_recipe(path, **changes):
+    content = {'stage': 'round_robin', 'network': NETWORK, 'split': 'train', 'phases': PHASES, 'batch_size': 2,
+               'scene_share': 0.3, 'rare_classes': [2, 6], 'warmup_steps': 1, 'average_decay': 0.9, 'workers': 0,
+               'checkpoint_steps': 1, 'log_steps': 1, 'pixel_shares': [(1 + k) / 66 for k in range(11)], **changes}
+    if content['stage'] == 'heads':
+        content.pop('network')
+    path.write_text(yaml.safe_dump(content))
     return path
 
 
-class Killed(Exception):
-    pass
+class Killed(BaseException):
+    """Ends a training at once: no handler of the trainer sees it as an error to tidy up after."""
 
 
 def kill_at(step):
@@ -57,71 +63,77 @@ def kill_at(step):
     return report
 
 
-def test_a_killed_run_resumes_to_the_same_weights(root, recipe, tmp_path):
-    whole = torch.load(train(recipe, root, tmp_path / 'whole', threads=1, report=lambda line: None), weights_only=True)
+def quiet(line):
+    """Say nothing."""
+
+
+@pytest.fixture(scope='module')
+def first_stage(root, tmp_path_factory):
+    """weights.pt of a stage 1 of four steps."""
+    folder = tmp_path_factory.mktemp('first')
+    return train(write_recipe(folder / 'recipe.yaml'), root, folder / 'out', threads=1, report=quiet)
+
+
+@pytest.mark.parametrize('stage', ['round_robin', 'heads'])
+def test_a_killed_run_resumes_to_the_same_weights(stage, root, tmp_path, first_stage):
+    recipe = write_recipe(tmp_path / 'recipe.yaml', stage=stage, candidates=CANDIDATES if stage == 'heads' else [])
+    weights = first_stage if stage == 'heads' else None
+    whole = load_network(train(recipe, root, tmp_path / 'whole', weights, threads=1, report=quiet))
     with pytest.raises(Killed):    # between the step and its checkpoint: the step is done again
-        train(recipe, root, tmp_path / 'killed', threads=1, report=kill_at(3))
+        train(recipe, root, tmp_path / 'killed', weights, threads=1, report=kill_at(3))
+    assert not (tmp_path / 'killed' / 'weights.pt').exists()
     said = []
-    resumed = torch.load(train(recipe, root, tmp_path / 'killed', threads=1, report=said.append), weights_only=True)
+    resumed = load_network(train(recipe, root, tmp_path / 'killed', weights, threads=1, report=said.append))
     assert said[0].startswith('resuming at step 2')
-    assert whole.keys() == resumed.keys()
-    for name in whole:
-        torch.testing.assert_close(resumed[name], whole[name])
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict())
+    for file in ('logs/metrics.csv', 'curves.png'):
+        assert (tmp_path / 'whole' / file).is_file()
 
 
-def test_going_on_from_trained_weights(root, recipe, tmp_path):
-    net = StreetNet(len(CLASS_NAMES))
-    torch.save(net.state_dict(), tmp_path / 'start.pt')
-    out = train(recipe, root, tmp_path / 'on', threads=1, weights=tmp_path / 'start.pt', report=lambda line: None)
-    trained = torch.load(out, weights_only=True)
-    start = net.state_dict()['final.classify.weight']
-    assert 0 < (trained['final.classify.weight'] - start).abs().max() < 0.1
+def test_exits_take_turns_in_stage_1_and_all_train_in_a_joint_run(tmp_path):
+    net = MultiExitNet(NETWORK)
+    in_turn = EndToEnd(net, read_recipe(write_recipe(tmp_path / 'a.yaml')), None)
+    assert [in_turn.exits_of(step) for step in range(3)] == [['exit1', 'final'], ['exit2', 'final'], ['exit1', 'final']]
+    joint = EndToEnd(net, read_recipe(write_recipe(tmp_path / 'b.yaml', stage='joint')), None)
+    assert joint.exits_of(0) == ['exit1', 'exit2', 'final']
 
 
-def test_batches_are_a_function_of_seed_and_step(root):
-    data = CamVid(root, 'train')
-    whole = list(Batches(data, PHASES, 2, 0.3, seed=5))
-    assert [tuple(images.shape[2:]) for images, _ in whole] == [(64, 96)] * 2 + [(96, 128)] * 2
-    later = list(Batches(data, PHASES, 2, 0.3, seed=5, start=3))
-    assert len(later) == 1
-    torch.testing.assert_close(later[0][0], whole[3][0])
-    assert whole[0][0].min() >= -1 and whole[0][0].max() <= 1
-    assert set(np.unique(torch.cat([labels.flatten() for _, labels in whole]))) <= {*range(11), UNLABELLED}
+def test_stage_2_trains_the_heads_and_nothing_else(root, tmp_path, first_stage):
+    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='heads', candidates=CANDIDATES)
+    before, after = (load_network(path) for path in (
+        first_stage, train(recipe, root, tmp_path / 'out', first_stage, threads=1, report=quiet)))
+    assert set(after.exit_names) == {'exit1', 'exit2', 'u7_deeplab_b1_d1_r8', 'plain', 'final'}
+    old, new = before.state_dict(), after.state_dict()
+    for name in old:
+        same = torch.allclose(old[name].float(), new[name].float(), atol=1e-6)
+        assert same or name.startswith('exits.'), name
+        assert not (same and name.endswith('classify.weight') and name.startswith('exits.')), name
 
 
-def test_crop_moves_image_and_labels_together():
-    rng = np.random.default_rng(0)
-    labels = np.kron(rng.integers(0, 11, (12, 16)), np.ones((10, 10))).astype(np.uint8)
-    image = np.repeat(labels[:, :, None], 3, 2)
-    for _ in range(20):
-        cut, cut_labels = random_crop(image, labels, 64, 96, rng, (0.3, 2.0))
-        assert cut.shape == (64, 96, 3) and cut_labels.shape == (64, 96)
-        inside = cut_labels != UNLABELLED
-        assert np.mean(cut[..., 0][inside] == cut_labels[inside]) > 0.6    # equal but for the borders of the blocks
-        assert (cut[~inside] == 127).all()
+def test_going_on_from_trained_weights(root, tmp_path):
+    net = MultiExitNet(NETWORK)
+    save_network(net, tmp_path / 'start.pt')
+    trained = load_network(train(write_recipe(tmp_path / 'recipe.yaml'), root, tmp_path / 'out', tmp_path / 'start.pt',
+                                 threads=1, report=quiet))
+    moved = (trained.final.classify.weight - net.final.classify.weight).abs().max()
+    assert 0 < moved < 0.1
 
 
-def test_jitter_of_strength_zero_changes_nothing():
-    image = StreetDrive(seed=1, width=64, height=48).frame(0).image
-    np.testing.assert_allclose(jitter(image, np.random.default_rng(0), 0.0).astype(int), image, atol=1)
+def test_stage_2_needs_weights_of_stage_1(root, tmp_path):
+    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='heads', candidates=CANDIDATES)
+    with pytest.raises(ValueError, match='weights.pt of an earlier stage'):
+        train(recipe, root, tmp_path / 'out', None, report=quiet)
 
 
-def test_class_weights_are_median_frequency_balancing():
-    weights = class_weights([0.1, 0.2, 0.4], 1.0, 1.5)
-    torch.testing.assert_close(weights, torch.tensor([1.5, 1.0, 0.5]))
+@pytest.mark.parametrize('changes, what', [
+    ({'stage': 'third'}, "'third' is none of"), ({'epochs': 3}, 'unknown keys epochs'), ({'network': {}}, 'needs a'),
+    ({'phases': [{'steps': 1}]}, 'a phase has the keys')])
+def test_wrong_recipes_are_refused(changes, what, tmp_path):
+    with pytest.raises(ValueError, match=what):
+        read_recipe(write_recipe(tmp_path / 'recipe.yaml', **changes))
 
 
-def test_undone_class_weights_restore_the_plain_posterior():
-    weights, bias = torch.tensor([0.5, 1.0, 2.0]), torch.tensor([0.1, 0.2, 0.3])
-    state = {'final.classify.bias': (bias.softmax(0) * weights).log(), 'final.classify.weight': torch.ones(3)}
-    undo_class_weights(state, weights, 1.0)
-    torch.testing.assert_close(state['final.classify.bias'].softmax(0), bias.softmax(0))
-    assert (state['final.classify.weight'] == 1).all()
-
-
-def test_loss_ignores_unlabelled_pixels():
-    logits = torch.zeros(1, 11, 2, 2)
-    labels = torch.full((1, 8, 8), UNLABELLED)
-    labels[:, :4] = 3
-    loss = exit_loss(logits, labels, torch.ones(11), 4)
-    assert loss.item() == pytest.approx(np.log(11))
+def test_missing_keys_are_named(tmp_path):
+    (tmp_path / 'recipe.yaml').write_text('stage: joint')
+    with pytest.raises(ValueError, match='missing keys phases, split'):
+        read_recipe(tmp_path / 'recipe.yaml')

@@ -1,0 +1,43 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The losses of a training as a picture."""
+import csv
+from pathlib import Path
+
+SMOOTHING = 5    # points of the moving mean
+
+
+def read_metrics(path: Path) -> dict:
+    """Loss name -> (steps, values) of Lightning's metrics.csv, in which a row holds what was logged at its step."""
+    losses = {}
+    with path.open(encoding='utf-8', newline='') as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if name.startswith('loss_') and value:
+                    steps, values = losses.setdefault(name.removeprefix('loss_'), ([], []))
+                    steps.append(int(row['step']))
+                    values.append(float(value))
+    return losses
+
+
+def plot_curves(metrics: Path, picture: Path) -> None:
+    """Draw the losses of a metrics.csv as a PNG; nothing where none was logged, or without matplotlib."""
+    losses = read_metrics(metrics) if metrics.is_file() else {}
+    if not losses:
+        return
+    try:
+        import matplotlib
+    except ImportError:    # a training is worth more than its picture
+        return
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(figsize=(9, 5), layout='constrained')
+    for name, (steps, values) in losses.items():
+        means = [sum(values[max(0, at - SMOOTHING + 1):at + 1]) / len(values[max(0, at - SMOOTHING + 1):at + 1])
+                 for at in range(len(values))]
+        axes.plot(steps, means, label=name, linewidth=1)
+    axes.set(xlabel='step', ylabel=f'loss, mean of {SMOOTHING} entries', yscale='log')
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=6, ncol=max(1, len(losses) // 16))
+    figure.savefig(picture, dpi=120)
+    pyplot.close(figure)

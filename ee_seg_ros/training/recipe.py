@@ -1,0 +1,88 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training recipes: YAML files that say everything about a training but where its data lie."""
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
+
+STAGES = ('round_robin', 'joint', 'heads')
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe file says; fields without a default must be in it.
+
+    stage: `round_robin` (MESS's stage 1: everything, one early exit per iteration), `joint` (everything, all exits in
+    every iteration) or `heads` (stage 2: only the heads of `candidates`, backbone and final exit frozen).
+    network: spec of a `MultiExitNet`; of stage `heads`, whose network comes from the weights, left out.
+    candidates: of stage `heads`: list of {unit, head, name, distillation_share}; the last two are optional.
+    keep: of stage `heads`: whether the exits of the earlier stage are trained on as candidates, too.
+    dataset, split: see `data.datasets.open_dataset`. phases: list of {steps, height, width, scales, jitter}.
+    pixel_shares: of each class, for class weights of (median / share) ** class_weight_power, at most class_weight_max;
+    a share of class_weight_undone is taken off the classifiers' biases of what is written (`shift_classifiers`).
+    exit_weight: of each early exit's loss against the final one's. Learning rates are those of AdamW, with linear
+    warm-up, then poly decay of power 0.9. average_decay: of the moving average of the weights that is written.
+    precision: Lightning's (`32-true`, `bf16-mixed` ...).
+    """
+
+    stage: str
+    split: str
+    phases: list
+    network: dict = field(default_factory=dict)
+    candidates: list = field(default_factory=list)
+    keep: bool = True
+    dataset: str = 'camvid'
+    seed: int = 1
+    batch_size: int = 8
+    scene_share: float = 0.0
+    rare_classes: list = field(default_factory=list)
+    backbone_lr: float = 0.0005
+    head_lr: float = 0.002
+    weight_decay: float = 0.02
+    warmup_steps: int = 100
+    clip_norm: float = 5.0
+    average_decay: float = 0.998
+    exit_weight: float = 0.5
+    distillation_share: float = 0.5
+    distillation_temperature: float = 1.0
+    loss_stride: int = 4
+    pixel_shares: list = field(default_factory=list)
+    class_weight_power: float = 0.5
+    class_weight_max: float = 3.0
+    class_weight_undone: float = 0.75
+    precision: str = '32-true'
+    workers: int = 1
+    checkpoint_steps: int = 50
+    log_steps: int = 20
+
+    @property
+    def steps(self) -> int:
+        """Steps of all phases."""
+        return sum(phase['steps'] for phase in self.phases)
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe of a YAML file. Raises FileNotFoundError or ValueError that says what is wrong."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not YAML: {error}') from None
+    known = {entry.name for entry in fields(Recipe)}
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} is not a recipe: expected keys such as stage, split, phases')
+    unknown, missing = set(content) - known, {'stage', 'split', 'phases'} - set(content)
+    if unknown or missing:
+        raise ValueError(f'{path}: ' + '; '.join(
+            text for text, names in ((f"unknown keys {', '.join(sorted(unknown))} (known: {', '.join(sorted(known))})",
+                                      unknown), (f"missing keys {', '.join(sorted(missing))}", missing)) if names))
+    recipe = Recipe(**content)
+    if recipe.stage not in STAGES:
+        raise ValueError(f"{path}: stage {recipe.stage!r} is none of {', '.join(STAGES)}")
+    if (recipe.stage == 'heads') == bool(recipe.network):
+        raise ValueError(f'{path}: stage {recipe.stage} ' + (
+            'takes its network from --weights: leave `network` out' if recipe.network else 'needs a `network`'))
+    for phase in recipe.phases:
+        if not isinstance(phase, dict) or set(phase) != {'steps', 'height', 'width', 'scales', 'jitter'}:
+            raise ValueError(f'{path}: a phase has the keys steps, height, width, scales and jitter, not {phase}')
+    return recipe

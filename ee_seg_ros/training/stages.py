@@ -1,0 +1,113 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The two stages of training a multi-exit network, after MESS (Kouris et al., ECCV 2022), as Lightning modules.
+
+Patents cover the two-stage scheme: see README.
+"""
+import lightning
+import torch
+
+from ee_seg_ros.models.multi_exit import DEFAULT_INPUT, FINAL, MultiExitNet
+from ee_seg_ros.training.losses import exit_loss, positive_filtering_loss
+from ee_seg_ros.training.recipe import Recipe
+
+
+class Training(lightning.LightningModule):
+    """What both stages share: scaling of the input, class weights, optimiser and schedule."""
+
+    def __init__(self, net: MultiExitNet, recipe: Recipe, weights: torch.Tensor | None):
+        super().__init__()
+        self.net, self.recipe = net.to(memory_format=torch.channels_last), recipe
+        scaling = net.spec.get('input', DEFAULT_INPUT)
+        self.register_buffer('scale', torch.tensor(scaling['scale']).view(3, 1, 1), persistent=False)
+        self.register_buffer('offset', torch.tensor(scaling['offset']).view(3, 1, 1), persistent=False)
+        self.register_buffer('class_weights', weights, persistent=False)
+
+    def _input(self, images):
+        return (images * self.scale + self.offset).contiguous(memory_format=torch.channels_last)
+
+    def _rate(self, step):
+        """Linear warm-up, then poly decay with power 0.9."""
+        return min(1.0, (step + 1) / self.recipe.warmup_steps) * max(0.0, 1 - step / self.recipe.steps) ** 0.9
+
+    def configure_optimizers(self) -> dict:
+        """AdamW; the pretrained backbone learns slower, and biases and batch norms do not decay."""
+        groups = {}
+        for name, parameter in self.net.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault((name.startswith('units.'), parameter.ndim > 1), []).append(parameter)
+        optimiser = torch.optim.AdamW([
+            {'params': parameters, 'weight_decay': self.recipe.weight_decay if decays else 0.0,
+             'lr': self.recipe.backbone_lr if pretrained else self.recipe.head_lr}
+            for (pretrained, decays), parameters in groups.items()])
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
+        return {'optimizer': optimiser, 'lr_scheduler': {'scheduler': schedule, 'interval': 'step'}}
+
+
+class EndToEnd(Training):
+    """Stage 1: backbone, final exit and early exits end to end; the loss is CE(final) + exit_weight * CE(exit).
+
+    Each iteration takes one early exit, in turn (`round_robin`), or all of them (`joint`).
+    """
+
+    def exits_of(self, step: int) -> list:
+        """Names of the exits that iteration `step` trains."""
+        early = [name for name in self.net.exit_names if name != FINAL]
+        if self.recipe.stage == 'round_robin' and early:
+            early = [early[step % len(early)]]
+        return [*early, FINAL]
+
+    def training_step(self, batch: tuple, index: int) -> torch.Tensor:
+        """The loss of one batch."""
+        images, labels = batch
+        logits = self.net(self._input(images), self.exits_of(self.global_step))
+        losses = {name: exit_loss(output, labels, self.class_weights, self.recipe.loss_stride)
+                  for name, output in logits.items()}
+        self.log_dict({f'loss_{name}': loss.detach() for name, loss in losses.items()})
+        return sum(loss * (1.0 if name == FINAL else self.recipe.exit_weight) for name, loss in losses.items())
+
+
+class Heads(Training):
+    """Stage 2: every candidate head on its own, distilled from the final exit; the rest is frozen, in eval mode.
+
+    One forward pass of the backbone serves all heads. No head's gradients, nor their clipping, touch another's.
+    shares: exit name -> share of the distillation in its loss (see `positive_filtering_loss`).
+    """
+
+    def __init__(self, net: MultiExitNet, recipe: Recipe, weights: torch.Tensor | None, shares: dict):
+        super().__init__(net, recipe, weights)
+        self.automatic_optimization = False
+        self.shares = shares
+        self.net.requires_grad_(False)
+        self.net.exits.requires_grad_(True)
+        self._freeze()
+
+    def _freeze(self):
+        self.net.eval()
+        self.net.exits.train()
+
+    def on_train_start(self) -> None:
+        """Lightning has put the module into train mode: all but the heads go back."""
+        self._freeze()
+
+    def training_step(self, batch: tuple, index: int) -> None:
+        """One step of every head."""
+        images, labels = batch
+        optimiser, recipe, losses = self.optimizers(), self.recipe, {}
+        optimiser.zero_grad()
+        with torch.no_grad():
+            tensors = self.net.features(self._input(images))
+            final = next(part for part in self.net.parts if part.name == FINAL)
+            teacher = final.module(*[tensors[name] for name in final.inputs])
+        for part in self.net.parts:
+            if part.kind != 'exit' or part.name == FINAL:
+                continue
+            logits = part.module(*[tensors[name] for name in part.inputs])
+            losses[part.name] = positive_filtering_loss(
+                logits, teacher, labels, self.class_weights, recipe.loss_stride, self.shares[part.name],
+                recipe.distillation_temperature)
+            self.manual_backward(losses[part.name])
+            torch.nn.utils.clip_grad_norm_(part.module.parameters(), recipe.clip_norm)
+        optimiser.step()
+        self.lr_schedulers().step()
+        self.log_dict({f'loss_{name}': loss.detach() for name, loss in losses.items()})
