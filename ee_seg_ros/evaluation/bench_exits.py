@@ -212,7 +212,8 @@ def measure(name_or_path: str, single: str, smaller: str | None, dataset: str, r
     """Run the bench; returns `exits.json`: machine, rows, claims, which rows the claims are of, and the set-up.
 
     name_or_path: the early-exit bundle. single: the single-exit bundle. smaller: one of less cost, or None. limit: use
-    so many images of the split (0: all). report: called with (steps done, steps in all).
+    so many images of the split (0: all). report: called with (steps done, steps in all). `control_ratio`: the
+    single-exit network timed twice, one over the other: so far from 1 may any ratio of this run be by chance.
     Raises ValueError (BundleError among them) or FileNotFoundError for wrong input.
     """
     names, cv2_threads = {'early': name_or_path, 'single': single, 'smaller': smaller}, cv2.getNumThreads()
@@ -234,6 +235,7 @@ def measure(name_or_path: str, single: str, smaller: str | None, dataset: str, r
         lasts = {kind: len(engines[kind].bundle.exits) - 1 for kind in others}
         for kind in others:
             jobs[kind] = ways(engines[kind], observed[kind])[None, lasts[kind]]
+        jobs['control'] = jobs['single']
         times = median_times(jobs, timed, ROUNDS, step)
         rows = [static_row(kind, f'{engines[kind].bundle.name} ({kind})', engines[kind].bundle, observed[kind],
                            lasts[kind], times[kind]) for kind in others]
@@ -251,7 +253,8 @@ def measure(name_or_path: str, single: str, smaller: str | None, dataset: str, r
     return {**found, 'bundles': {kind: {'name': engine.bundle.name, 'fingerprint': engine.bundle.fingerprint}
                                  for kind, engine in engines.items()},
             'exit_names': [exit_.name for exit_ in engines['early'].bundle.exits], 'dataset': dataset, 'split': split,
-            'images': total, 'timed_images': len(timed), 'rounds': ROUNDS, 'threads': threads}
+            'images': total, 'timed_images': len(timed), 'rounds': ROUNDS, 'threads': threads,
+            'control_ratio': times['single'] / times['control']}
 
 
 def shown(found: dict) -> dict:

@@ -169,6 +169,7 @@ def test_the_whole_bench(folder, tmp_path, monkeypatch):
     criteria = [name for name, rule in CRITERIA.items() if rule.score]
     assert kinds.count('operating_point') == 3 * len(criteria) and kinds.count('curve') == 2 * len(criteria)
     assert len({entry['name'] for entry in found['rows']}) == len(found['rows'])
+    assert found['control_ratio'] > 0
     assert all(entry['latency_ms'] > 0 and 0 <= entry['miou'] <= 1 for entry in found['rows'])
     assert all(sum(entry['exit_shares']) == pytest.approx(1, abs=1e-3) and len(entry['exit_shares']) == 5
                for entry in found['rows'] if entry['exit_shares'])
