@@ -139,7 +139,7 @@ def demo_table(summary: dict):
         ('masks, final masks, refined masks',
          f"{summary['masks']}, {summary['final_masks']}, {summary['refined_masks']}"),
     ]
-    rows += [(f'settled at {name}' if name != 'not settled' else 'did not settle onboard', f'{share:.3f}')
+    rows += [(f'ended at {name}' if name != 'not settled' else 'did not settle onboard', f'{share:.3f}')
              for name, share in zip(summary.get('exit_names', []), summary.get('exit_shares', []))]
     if 'forwarded_share' in summary:
         rows.append(('forwarded', f"{summary['forwarded_share']:.3f}"))
