@@ -30,7 +30,7 @@ EXTRAS = {
     # The command line with its tables, plots and contact sheet.
     'demo': ['matplotlib', 'pillow', 'rich', 'typer'],
     'test': ARRAYS + ['cv-bridge', 'pytest>=7'],
-    'train': ['onnx', 'onnxscript', 'safetensors', 'torch', 'torchvision'],
+    'train': ['lightning>=2.6', 'onnx', 'safetensors', 'torch', 'torchmetrics', 'torchvision'],
 }
 
 

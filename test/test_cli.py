@@ -38,7 +38,7 @@ def test_help_imports_nothing_heavy():
 def test_help_lists_the_commands(capsys):
     assert run('--help') == 0
     shown = capsys.readouterr().out
-    for command in ('demo', 'train', 'export', 'evaluate', 'bench', 'info'):
+    for command in ('demo', 'train', 'search', 'export', 'evaluate', 'bench', 'info'):
         assert f'\n  {command} ' in shown
 
 
@@ -60,7 +60,10 @@ WRONG = [
     (['info', 'BROKEN'], 'cannot be read'),
     (['info', 'EMPTY'], 'is a folder without bundle.json'),
     (['train', 'nowhere.yaml', '--root', 'EMPTY', '--out', 'OUT'], 'nowhere.yaml does not exist'),
-    (['export', 'FILE', '--out', 'OUT', '--provenance', 'FILE'], 'Give either --split (with --root) or'),
+    (['export', 'FILE', '--out', 'OUT', '--provenance', 'FILE', '--thresholds-of', 'street', '--split', 'val'],
+     'Give either --split (with --root) or'),
+    (['search', 'FILE', '--out', 'OUT', '--provenance', 'FILE', '--split-name', 'val'], 'must state at least'),
+    (['bench', 'exits', '--bundle', 'street', '--single', 'nowhere', '--out', 'OUT'], "no bundle 'nowhere'"),
     (['export', 'FILE', '--out', 'OUT', '--provenance', 'FILE', '--thresholds-of', 'street'], 'must state at least'),
     (['bench', 'runtime', '--bundle', 'nowhere', '--out', 'OUT'], "no bundle 'nowhere'"),
 ]
@@ -131,9 +134,9 @@ def test_evaluate_without_matplotlib_still_gives_figures(tmp_path, capsys, monke
 def test_the_demo_runs_what_the_node_would():
     import inspect
 
-    from ee_seg_ros import cli
+    from ee_seg_ros.commands import run as commands
     from ee_seg_ros.nodes.parameters import ONBOARD
     defaults = {parameter.name: parameter.default for parameter in ONBOARD}
-    for name, option in inspect.signature(cli.demo).parameters.items():
+    for name, option in inspect.signature(commands.demo).parameters.items():
         if name in ('bundle', 'criterion', 'operating_point'):
             assert option.default.default == defaults[name], name

@@ -16,8 +16,8 @@ from statistics import median
 
 import cv2
 
+from ee_seg_ros.data.datasets import samples_of
 from ee_seg_ros.evaluation import recording
-from ee_seg_ros.evaluation.evaluate import samples_of
 from ee_seg_ros.evaluation.machine import machine, peak_memory_bytes
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.engine import Engine

@@ -11,15 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ee_seg_ros.data.camvid import CamVid
-from ee_seg_ros.data.scenes import StreetDrive
+from ee_seg_ros.data.datasets import open_dataset, samples_of
 from ee_seg_ros.evaluation.metrics import confusion, iou, mean_iou
 from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle
 from ee_seg_ros.inference.criteria import CRITERIA, Criterion
 from ee_seg_ros.inference.engine import Engine
-
-DATASETS = ('camvid', 'scenes')
-SCENES_LIMIT = 100    # a drive is endless
 
 
 @dataclass(frozen=True)
@@ -34,26 +30,12 @@ class Observations:
     scores: dict
 
 
-def samples_of(dataset: str, root: str | None, split: str, limit: int = 0) -> tuple:
-    """(count, iterable of (image, labels)) of a data set.
-
-    dataset: `camvid` (folder `root`, lists as in `CamVid`) or `scenes` (split is the seed of the drive). limit: use so
-    many images, spread evenly over the split (0: all; of scenes 100). Raises ValueError or FileNotFoundError.
-    """
-    if dataset not in DATASETS:
-        raise ValueError(f"data set {dataset!r} is not known: choose one of {', '.join(DATASETS)}")
-    if limit < 0:
-        raise ValueError(f'limit {limit} must not be negative (0: no limit)')
-    if dataset == 'scenes':
-        if not split.isdigit():
-            raise ValueError(f'split {split!r} of the scenes must be the seed of a drive, for example 0')
-        drive, count = StreetDrive(int(split)), limit or SCENES_LIMIT
-        return count, ((scene.image, scene.labels) for scene in map(drive.frame, range(count)))
-    if root is None:
-        raise ValueError('data set camvid needs --root: the folder with LIST.txt, images/ and labels/')
-    data = CamVid(root, split)
-    count = min(limit or len(data), len(data))
-    return count, (data[index * len(data) // count] for index in range(count))
+def check_classes(bundle: Bundle, dataset: str, root: str | None, split: str) -> None:
+    """Raise ValueError where a bundle and a data set do not have the same classes: their ids mean different things."""
+    ours, theirs = [info.name for info in bundle.classes], list(open_dataset(dataset, root, split).class_names)
+    if ours != theirs:
+        raise ValueError(f"bundle {bundle.name} has {len(ours)} classes ({', '.join(ours)[:60]} ...), data set "
+                         f"{dataset} {len(theirs)} ({', '.join(theirs)[:60]} ...): take a bundle that was trained on its classes")
 
 
 def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = lambda done: None) -> Observations:
@@ -162,5 +144,6 @@ def evaluate(name_or_path: str, dataset: str, root: str | None, split: str, limi
     """
     bundle = Bundle.load(name_or_path)
     total, samples = samples_of(dataset, root, split, limit)
+    check_classes(bundle, dataset, root, split)
     observed = observe(Engine(bundle, threads=threads), samples, lambda done: report(done, total))
     return {**summarise(bundle, observed), 'dataset': dataset, 'split': split}

@@ -14,7 +14,6 @@ from ee_seg_ros.evaluation.evaluate import (
     exit_costs,
     exits_taken,
     observe,
-    samples_of,
     static_costs,
     summarise,
 )
@@ -188,24 +187,10 @@ def test_cascade_takes_each_image_from_its_own_exit(tmp_path):
     assert row['onboard_macs'] == pytest.approx((costs[0] + 2 * (costs[1] + encode)) / 3)
 
 
-def test_limit_spreads_over_the_split(camvid):
-    count, samples = samples_of('camvid', str(camvid), 'val', 2)
-    shown = [image for image, _ in samples]
-    assert count == len(shown) == 2
-    assert np.array_equal(shown[1], StreetDrive(9).frame(40).image)
-    assert samples_of('scenes', None, '4')[0] == 100
-    assert samples_of('scenes', None, '4', 3)[0] == 3
-
-
-@pytest.mark.parametrize('dataset, root, split, limit, says', [
-    ('kitti', None, 'val', 0, "data set 'kitti' is not known: choose one of camvid, scenes"),
-    ('camvid', None, 'val', 0, 'needs --root'),
-    ('scenes', None, 'val', 0, 'must be the seed'),
-    ('scenes', None, '0', -1, 'must not be negative'),
-])
-def test_wrong_data_sets_are_explained(dataset, root, split, limit, says):
-    with pytest.raises(ValueError, match=says):
-        samples_of(dataset, root, split, limit)
+def test_a_data_set_of_other_classes_is_refused(tmp_path):
+    path = tiny_bundle(tmp_path / 'tiny')
+    with pytest.raises(ValueError, match=r'bundle tiny has 3 classes .* data set scenes 11 '):
+        evaluate(str(path), 'scenes', None, '0', 1)
 
 
 def test_tables_and_plot(found, tmp_path):

@@ -1,0 +1,48 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`ee_seg bench NAME`: measure, and write NAME.json into --out."""
+import sys
+from pathlib import Path
+
+import typer
+
+from ee_seg_ros.commands import shared
+
+
+def runtime(bundle: str = shared.BUNDLE, dataset: str = typer.Option('scenes', help='As of ee_seg evaluate.'),
+            root: str = shared.ROOT,
+            split: str = typer.Option('0', help=f'{shared.SPLIT_HELP}; for scenes the seed of a drive.'),
+            limit: int = typer.Option(100, help='Number of images.'),
+            out: Path = typer.Option(..., help='Folder for runtime.json and the logs of the nodes.')):
+    """The onboard node over the bare engine: time, memory, time to the first mask."""
+    from ee_seg_ros.evaluation import bench_runtime, report
+    shared.leave_in_order()
+    with report.progress('images') as progress:
+        found = bench_runtime.measure(bundle, dataset, root, split, limit, report.make_folder(out), progress)
+    report.write_json(out / 'runtime.json', found)
+    for table in report.bench_tables('runtime', found):
+        report.console.print(table)
+    print(f'runtime.json is in {out}')
+
+
+def exits(bundle: str = shared.BUNDLE,
+          single: str = typer.Option('street_single', help='Single-exit bundle to compare with.'),
+          smaller: str = typer.Option(None, help='A smaller or lower-resolution single-exit bundle, for the gain at '
+                                                 'equal cost.'),
+          dataset: str = shared.DATASET, root: str = shared.ROOT,
+          split: str = typer.Option('val', help=shared.SPLIT_HELP), limit: int = shared.LIMIT,
+          threads: int = shared.THREADS,
+          out: Path = typer.Option(..., help='Folder for exits.json and exits.png.')):
+    """The early-exit network against the standard single-exit one: latency, cost and mIoU of every way to run it."""
+    from ee_seg_ros.evaluation import bench_exits, report
+    with report.progress('steps') as progress:
+        found = bench_exits.measure(bundle, single, smaller, dataset, root, split, limit, threads, progress)
+    report.write_json(report.make_folder(out) / 'exits.json', found)
+    for table in report.bench_tables('exits', bench_exits.shown(found)):
+        report.console.print(table)
+    try:
+        from ee_seg_ros.evaluation.plots import plot_exits
+        plot_exits(found, out / 'exits.png')
+    except ImportError as error:
+        print(f'ee_seg: no exits.png: {shared.missing(error, shared.MATPLOTLIB)}', file=sys.stderr)
+    print(f'exits.json is in {out}')

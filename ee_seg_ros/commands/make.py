@@ -1,0 +1,140 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`ee_seg train`, `search` and `export`: make a bundle."""
+from pathlib import Path
+
+import typer
+
+from ee_seg_ros.commands import shared
+
+WIDTH = typer.Option(480, help='Width of the network input in pixels, a multiple of 16.')
+HEIGHT = typer.Option(368, help='Height of the network input in pixels, a multiple of 16.')
+PROVENANCE = typer.Option(..., help="JSON or YAML file for the bundle's card: at least `data` and `licence`.")
+
+THRESHOLDS = 'where do the thresholds come from? Give either --split (with --root) or --thresholds-of'
+
+
+def train(recipe: Path = typer.Argument(help='Recipe (YAML); see config/recipes.'),
+          root: Path = typer.Option(None, help='Folder of the data set.'),
+          out: Path = typer.Option(..., help='Folder for checkpoint.ckpt, logs/, curves.png and weights.pt; a '
+                                             'checkpoint that lies there is resumed.'),
+          weights: str = typer.Option(None, help="Weights of the backbone (a file, or an entry of torchvision's "
+                                                 'enums), or weights.pt of an earlier run.'),
+          threads: int = typer.Option(2, help='Threads of torch.'),
+          devices: str = typer.Option('auto', help='How many GPUs (or processes on a CPU) train together.'),
+          nodes: int = typer.Option(1, help='How many machines train together.')):
+    """Train a multi-exit network in one stage of a recipe: end to end, or candidate heads on a frozen backbone."""
+    shared.must_exist(recipe, root)
+    from ee_seg_ros.evaluation.report import make_folder
+    try:
+        from ee_seg_ros.training.train import train as job
+    except ImportError as error:
+        raise shared.missing(error, shared.TORCH) from None
+    try:
+        path = job(recipe, str(root) if root else None, make_folder(out), weights, threads,
+                   lambda line: print(line, flush=True), devices, nodes)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    print(f'wrote {path}')
+
+
+def search(weights: Path = typer.Argument(help='weights.pt of a training of candidate heads.'),
+           out: Path = typer.Option(..., help='Folder for search.json, search.png, observations.npz and the bundle.'),
+           name: str = typer.Option('searched', help='Name of the bundle, and of its folder in --out.'),
+           provenance: Path = PROVENANCE,
+           mode: str = typer.Option('input-dependent', help='input-dependent, budgeted (one exit) or anytime.'),
+           cost: str = typer.Option('macs', help='What the Pareto front is drawn over: macs, ms or bytes.'),
+           most_macs: float = typer.Option(None, help='At most so many GMAC (1e9 multiply-accumulates) per image.'),
+           most_ms: float = typer.Option(None, help='At most so many milliseconds per image on this machine.'),
+           most_bytes: float = typer.Option(None, help='At most so many bytes sent per image.'),
+           miou: float = typer.Option(None, help='At least this mIoU (0..1), for the least cost.'),
+           exits: int = typer.Option(4, help='At most so many exits, the last included.'),
+           criteria: str = typer.Option(None, help='Criteria to choose among, separated by commas.'),
+           split: bool = typer.Option(True, help='Finish offboard what does not settle onboard.'),
+           dataset: str = shared.DATASET, root: str = shared.ROOT,
+           images: str = typer.Option(..., '--split-name', help='Split to search on: images that the weights were not '
+                                                                'trained on, and no figures are reported on.'),
+           width: int = WIDTH, height: int = HEIGHT, limit: int = shared.LIMIT, threads: int = shared.THREADS):
+    """Choose number, place and kind of the exits, criterion and thresholds for a budget; write the bundle."""
+    shared.must_exist(weights, provenance)
+    card = shared.read_card(provenance)
+    from ee_seg_ros.evaluation import report
+    try:
+        from ee_seg_ros.search.find import Goal
+        from ee_seg_ros.search.search import search as job
+    except ImportError as error:
+        raise shared.missing(error, shared.TORCH) from None
+    limits = {'macs': most_macs and most_macs * 1e9, 'ms': most_ms, 'bytes': most_bytes}
+    options = {'criteria': tuple(criteria.split(','))} if criteria else {}
+    goal = Goal(mode, cost, {key: value for key, value in limits.items() if value is not None}, miou, exits,
+                split=split, **options)
+    result = job(weights, dataset, root, images, report.make_folder(out), name, card, goal, width, height, limit,
+                 threads, report.progress)
+    chosen = {key: value if isinstance(value, (str, int, float)) else str(value)
+              for key, value in result['chosen'].items()}
+    report.console.print(report.table('chosen', ['', ''], [[key, str(value)] for key, value in chosen.items()]))
+    print(f'search.json, search.png, observations.npz and the bundle {name} are in {out}')
+
+
+def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
+           out: Path = typer.Option(..., help='Folder of the bundle.'),
+           name: str = typer.Option('street', help='Name of the bundle.'),
+           provenance: Path = PROVENANCE,
+           exits: str = typer.Option(None, help='Which exits, as NEW=OLD,NEW=OLD in order of depth; default all. '
+                                                '`final=OLD` ends the network there.'),
+           thresholds_of: str = typer.Option(None, help='Take temperatures and thresholds of this bundle (a twin that '
+                                                        'held back what they were measured on).'),
+           dataset: str = shared.DATASET, root: str = shared.ROOT,
+           split: str = typer.Option(None, help='Measure temperatures and thresholds on this split, which the weights '
+                                                'were not trained on.'),
+           int8: Path = typer.Option(None, help='Also write the bundle in int8 into this folder, its ranges from 32 '
+                                                'images of --calibration.'),
+           calibration: str = typer.Option('train', help='Split whose images set the ranges of int8.'),
+           check: str = typer.Option('val', help='Split on which the cost of int8 is measured.'),
+           keep_weights: bool = typer.Option(True, help='Also write weights.safetensors, for fine-tuning.'),
+           width: int = WIDTH, height: int = HEIGHT, threads: int = shared.THREADS):
+    """Export trained weights to a bundle, with thresholds measured on a split or taken from a twin."""
+    if split and thresholds_of:
+        raise ValueError(THRESHOLDS)
+    shared.must_exist(weights, provenance)
+    card = shared.read_card(provenance)
+    try:
+        from ee_seg_ros.models.export import export as job
+        from ee_seg_ros.models.multi_exit import load_network, select_exits
+    except ImportError as error:
+        raise shared.missing(error, shared.TORCH) from None
+    from ee_seg_ros.data.datasets import FOLDERS, open_dataset
+    from ee_seg_ros.evaluation.report import make_folder, progress
+    net = load_network(weights)
+    if exits:
+        chosen = dict(pair.partition('=')[::2] for pair in exits.split(','))
+        final = chosen.pop('final', 'final')
+        net = select_exits(net, chosen, final)
+    if len(net.exit_names) > 1 and not (split or thresholds_of):
+        raise ValueError(THRESHOLDS)
+    reader = FOLDERS[dataset] if dataset in FOLDERS else open_dataset(dataset, root, split or '0')
+    classes = [{'name': label, 'color': [int(value) for value in color]}
+               for label, color in zip(reader.class_names, reader.class_colors)]
+    job(net, make_folder(out), name, card, classes, width, height, with_weights=keep_weights)
+    from ee_seg_ros.search.calibration import calibrate, copy_calibration
+    if thresholds_of:
+        copy_calibration(thresholds_of, str(out))
+    elif split:
+        with progress('images') as report:
+            calibrate(str(out), dataset, root, split, threads=threads, report=report)
+    print(f'wrote the bundle {out}; look at it with: ee_seg info {out}')
+    if int8:
+        _quantise(out, int8, dataset, root, calibration, check, threads)
+
+
+def _quantise(bundle, out, dataset, root, calibration, check, threads):
+    from ee_seg_ros.data.datasets import samples_of
+    from ee_seg_ros.evaluation.report import make_folder, progress
+    from ee_seg_ros.models.quantise import compare, quantise
+    images = [image for image, _ in samples_of(dataset, root, calibration, 32)[1]]
+    with progress('graphs') as report:
+        quantise(str(bundle), make_folder(out), images, threads=threads, report=report)
+    with progress('images') as report:
+        found = compare(str(bundle), str(out), dataset, root, check, threads=threads, report=report)
+    print(f"wrote {out}: on {check} int8 costs {found['miou_loss_pp']:.2f} pp of mIoU and is {found['speedup']:.2f} "
+          'times as fast')

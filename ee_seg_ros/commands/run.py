@@ -1,0 +1,69 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`ee_seg demo`, `evaluate` and `info`: run and look at a bundle."""
+import sys
+from pathlib import Path
+
+import typer
+
+from ee_seg_ros.commands import shared
+
+
+def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, or a video file.'),
+         frames: int = typer.Option(120, help='Frames to publish; at most what the source has.'),
+         rate: float = typer.Option(10.0, help='Frames per second.'),
+         bundle: str = shared.BUNDLE,
+         criterion: str = typer.Option('region_change', help='What decides that a mask is good enough.'),
+         operating_point: str = typer.Option('balanced', help='fast, balanced or accurate.'),
+         out: Path = typer.Option('demo_out', help='Folder for summary.json, contact_sheet.png and the recording.')):
+    """Run camera, onboard, offboard and recorder on this machine; show what they did."""
+    from ee_seg_ros import demo as job
+    from ee_seg_ros.evaluation import report
+    try:    # before the run: its contact sheet is drawn at the end
+        from ee_seg_ros.evaluation import drawing
+        drawing.font(15)
+    except ImportError as error:
+        raise shared.missing(error, shared.MATPLOTLIB) from None
+    options = job.DemoOptions(source, frames, rate, bundle, criterion, operating_point, out)
+    job.check(options)
+    report.make_folder(out)
+    shared.leave_in_order()
+    summary, failures = job.run(options, lambda line: print(line, flush=True), report.progress)
+    report.console.print(report.demo_table(summary))
+    print(f'summary.json, contact_sheet.png, recording/ and logs/ are in {out}')
+    for failure in failures:
+        print(f'ee_seg demo: {failure}', file=sys.stderr)
+    raise typer.Exit(1 if failures else 0)
+
+
+def evaluate(bundle: str = typer.Argument(help='Name of a shipped bundle, or path of a bundle folder.'),
+             dataset: str = shared.DATASET, root: str = shared.ROOT,
+             split: str = typer.Option('val', help=f'{shared.SPLIT_HELP}; for scenes the seed of a drive.'),
+             limit: int = shared.LIMIT, threads: int = shared.THREADS,
+             out: Path = typer.Option(..., help='Folder for evaluation.json and evaluation.png.')):
+    """Measure mIoU and cost of every exit, and of every criterion at its operating points."""
+    from ee_seg_ros.evaluation import report
+    from ee_seg_ros.evaluation.evaluate import evaluate as measure
+    with report.progress('images') as progress:
+        found = measure(bundle, dataset, root, split, limit, threads, progress)
+    report.write_json(report.make_folder(out) / 'evaluation.json', found)
+    for table in report.evaluation_tables(found):
+        report.console.print(table)
+    try:
+        report.plot_evaluation(found, out / 'evaluation.png')
+    except ImportError as error:    # the figures are worth more than their picture
+        print(f'ee_seg: no evaluation.png: {shared.missing(error, shared.MATPLOTLIB)}', file=sys.stderr)
+    print(f'evaluation.json{" and evaluation.png are" if (out / "evaluation.png").is_file() else " is"} in {out}')
+
+
+def info(bundle: str = typer.Argument('street', help='Name of a shipped bundle, or path of a bundle folder.'),
+         json: bool = typer.Option(False, '--json', help='Print JSON.')):
+    """Say what a bundle is: classes, exits, criteria, figures, origin, files."""
+    from ee_seg_ros.evaluation import describe
+    from ee_seg_ros.inference.bundle import Bundle
+    document = describe.describe(Bundle.load(bundle))
+    if json:
+        from json import dumps
+        print(dumps(document, indent=2))
+    else:
+        describe.show(document)
