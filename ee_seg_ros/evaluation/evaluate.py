@@ -35,7 +35,7 @@ def check_classes(bundle: Bundle, dataset: str, root: str | None, split: str) ->
     ours, theirs = [info.name for info in bundle.classes], list(open_dataset(dataset, root, split).class_names)
     if ours != theirs:
         raise ValueError(f"bundle {bundle.name} has {len(ours)} classes ({', '.join(ours)[:60]} ...), data set "
-                         f"{dataset} {len(theirs)} ({', '.join(theirs)[:60]} ...): take a bundle that was trained on its classes")
+                         f"{dataset} {len(theirs)} ({', '.join(theirs)[:60]} ...): take a bundle of its classes")
 
 
 def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = lambda done: None) -> Observations:

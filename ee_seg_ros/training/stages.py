@@ -76,7 +76,6 @@ class Heads(Training):
 
     def __init__(self, net: MultiExitNet, recipe: Recipe, weights: torch.Tensor | None, shares: dict):
         super().__init__(net, recipe, weights)
-        self.automatic_optimization = False
         self.shares = shares
         self.net.requires_grad_(False)
         self.net.exits.requires_grad_(True)
@@ -90,24 +89,24 @@ class Heads(Training):
         """Lightning has put the module into train mode: all but the heads go back."""
         self._freeze()
 
-    def training_step(self, batch: tuple, index: int) -> None:
-        """One step of every head."""
+    def training_step(self, batch: tuple, index: int) -> torch.Tensor:
+        """The sum of all heads' losses on one batch: no parameter is in more than one of them."""
         images, labels = batch
-        optimiser, recipe, losses = self.optimizers(), self.recipe, {}
-        optimiser.zero_grad()
         with torch.no_grad():
             tensors = self.net.features(self._input(images))
             final = next(part for part in self.net.parts if part.name == FINAL)
             teacher = final.module(*[tensors[name] for name in final.inputs])
+        losses = {}
         for part in self.net.parts:
-            if part.kind != 'exit' or part.name == FINAL:
-                continue
-            logits = part.module(*[tensors[name] for name in part.inputs])
-            losses[part.name] = positive_filtering_loss(
-                logits, teacher, labels, self.class_weights, recipe.loss_stride, self.shares[part.name],
-                recipe.distillation_temperature)
-            self.manual_backward(losses[part.name])
-            torch.nn.utils.clip_grad_norm_(part.module.parameters(), recipe.clip_norm)
-        optimiser.step()
-        self.lr_schedulers().step()
+            if part.kind == 'exit' and part.name != FINAL:
+                logits = part.module(*[tensors[name] for name in part.inputs])
+                losses[part.name] = positive_filtering_loss(
+                    logits, teacher, labels, self.class_weights, self.recipe.loss_stride, self.shares[part.name],
+                    self.recipe.distillation_temperature)
         self.log_dict({f'loss_{name}': loss.detach() for name, loss in losses.items()})
+        return sum(losses.values())
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """Clip the gradients of each head by its own norm."""
+        for head in self.net.exits.values():
+            torch.nn.utils.clip_grad_norm_(head.parameters(), self.recipe.clip_norm)

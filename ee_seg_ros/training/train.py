@@ -57,7 +57,7 @@ class _Progress(Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         step = trainer.global_step
         self.losses.update({name: float(value) for name, value in trainer.logged_metrics.items()})
-        if step % self.recipe.log_steps and step != self.recipe.steps:
+        if (step % self.recipe.log_steps and step != self.recipe.steps) or not trainer.is_global_zero:
             return
         left = (time.monotonic() - self.began) / (step - self.first) * (self.recipe.steps - step) / 60
         shown = self.losses if len(self.losses) < 8 else {
@@ -112,6 +112,13 @@ def _end_to_end(recipe, weights, balance, offsets):
     return EndToEnd(net, recipe, balance)
 
 
+def _strategy(recipe, devices, nodes):
+    """Lightning's strategy: DDP where several processes train; in turn, exits are left out of an iteration."""
+    if nodes == 1 and str(devices) in ('auto', '1') and torch.cuda.device_count() < 2:
+        return 'auto'
+    return 'ddp_find_unused_parameters_true' if recipe.stage == 'round_robin' else 'ddp'
+
+
 def train(recipe_path: str | Path, root: str | None, out: str | Path, weights: str | Path | None = None,
           threads: int = 2, report: Callable[[str], None] = print, devices: int | str = 'auto', nodes: int = 1) -> Path:
     """Train as a recipe says; returns the path of the network with averaged weights, `OUT/weights.pt`.
@@ -137,8 +144,7 @@ def train(recipe_path: str | Path, root: str | None, out: str | Path, weights: s
     warnings.filterwarnings('ignore', module='lightning')    # advice on workers and intervals, every run
     trainer = Trainer(
         max_steps=recipe.steps, max_epochs=-1, precision=recipe.precision, devices=devices, num_nodes=nodes,
-        accelerator='auto', strategy='ddp_find_unused_parameters_true' if nodes > 1 or str(devices) not in ('auto', '1')
-        else 'auto', gradient_clip_val=None if recipe.stage == 'heads' else recipe.clip_norm,
+        accelerator='auto', strategy=_strategy(recipe, devices, nodes), sync_batchnorm=torch.cuda.is_available(), gradient_clip_val=recipe.clip_norm,
         default_root_dir=out, logger=CSVLogger(out, name='', version='logs'), log_every_n_steps=recipe.log_steps,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         callbacks=[_Progress(recipe, report), _average(recipe.average_decay),

@@ -1,6 +1,9 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """Training: a run that was killed goes on as if nothing had happened; each stage trains what it should."""
+import subprocess
+import sys
+
 import cv2
 import pytest
 import yaml
@@ -117,6 +120,18 @@ def test_going_on_from_trained_weights(root, tmp_path):
                                  threads=1, report=quiet))
     moved = (trained.final.classify.weight - net.final.classify.weight).abs().max()
     assert 0 < moved < 0.1
+
+
+def test_two_processes_train_one_network(root, tmp_path):
+    """By the command line: every process but the first is started by running the command again."""
+    recipe = write_recipe(tmp_path / 'recipe.yaml', phases=PHASES[:1])
+    command = [sys.executable, '-m', 'ee_seg_ros.cli', 'train', str(recipe), '--root', str(root), '--out',
+               str(tmp_path / 'out'), '--threads', '1', '--devices', '2']
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert 'MEMBER: 2/2' in ended.stderr
+    assert ended.stdout.count('step 2/2') == 1
+    assert load_network(tmp_path / 'out' / 'weights.pt').exit_names == ('exit1', 'exit2', 'final')
 
 
 def test_stage_2_needs_weights_of_stage_1(root, tmp_path):
