@@ -23,14 +23,21 @@ def train(recipe: Path = typer.Argument(help='Recipe (YAML); see config/recipes.
           threads: int = typer.Option(2, help='Threads of torch.'),
           devices: str = typer.Option('auto', help='How many GPUs (or processes on a CPU) train together.'),
           nodes: int = typer.Option(1, help='How many machines train together.')):
-    """Train a multi-exit network in one stage of a recipe: end to end, or candidate heads on a frozen backbone."""
+    """Train a multi-exit network: one stage of a recipe, or every run of an ablation file (with `runs`)."""
     shared.must_exist(recipe, root)
     from ee_seg_ros.evaluation.report import make_folder
     try:
+        from ee_seg_ros.training import ablations
+        from ee_seg_ros.training.recipe import read_yaml
         from ee_seg_ros.training.train import train as job
     except ImportError as error:
         raise shared.missing(error, shared.TORCH) from None
     try:
+        if 'runs' in read_yaml(recipe):
+            ablations.ablate(recipe, str(root) if root else None, make_folder(out), weights, threads,
+                             lambda line: print(line, flush=True))
+            print(f'ablations.json is in {out}')
+            return
         path = job(recipe, str(root) if root else None, make_folder(out), weights, threads,
                    lambda line: print(line, flush=True), devices, nodes)
     except KeyboardInterrupt:

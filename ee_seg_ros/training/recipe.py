@@ -62,15 +62,25 @@ class Recipe:
         return sum(phase['steps'] for phase in self.phases)
 
 
-def read_recipe(path: str | Path) -> Recipe:
-    """The recipe of a YAML file. Raises FileNotFoundError or ValueError that says what is wrong."""
+def read_yaml(path: str | Path) -> dict:
+    """The mapping in a YAML file. Raises FileNotFoundError or ValueError."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f'{path} is not YAML: {error}') from None
-    known = {entry.name for entry in fields(Recipe)}
     if not isinstance(content, dict):
         raise ValueError(f'{path} is not a recipe: expected keys such as stage, split, phases')
+    return content
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe of a YAML file. Raises FileNotFoundError or ValueError that says what is wrong."""
+    return make_recipe(read_yaml(path), path)
+
+
+def make_recipe(content: dict, path: str | Path) -> Recipe:
+    """A checked recipe from its keys; `path` is what errors name. Raises ValueError."""
+    known = {entry.name for entry in fields(Recipe)}
     unknown, missing = set(content) - known, {'stage', 'split', 'phases'} - set(content)
     if unknown or missing:
         raise ValueError(f'{path}: ' + '; '.join(

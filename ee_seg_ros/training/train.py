@@ -17,7 +17,7 @@ from ee_seg_ros.models.multi_exit import FINAL, MultiExitNet, add_exits, load_ne
 from ee_seg_ros.training.batches import Batches
 from ee_seg_ros.training.curves import plot_curves
 from ee_seg_ros.training.losses import class_weights, shift_classifiers
-from ee_seg_ros.training.recipe import read_recipe
+from ee_seg_ros.training.recipe import Recipe, read_recipe
 from ee_seg_ros.training.stages import EndToEnd, Heads
 
 
@@ -119,17 +119,17 @@ def _strategy(recipe, devices, nodes):
     return 'ddp_find_unused_parameters_true' if recipe.stage == 'round_robin' else 'ddp'
 
 
-def train(recipe_path: str | Path, root: str | None, out: str | Path, weights: str | Path | None = None,
+def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, weights: str | Path | None = None,
           threads: int = 2, report: Callable[[str], None] = print, devices: int | str = 'auto', nodes: int = 1) -> Path:
     """Train as a recipe says; returns the path of the network with averaged weights, `OUT/weights.pt`.
 
-    root: folder of the data set. weights: of the backbone (`read_weights`), or a weights.pt of an earlier run, which
-    stage `heads` needs. An `OUT/checkpoint.ckpt` is resumed: the result is that of a run without a break. threads: of
+    recipe_path: of a YAML file, or a recipe. root: folder of the data set. weights: of the backbone (`read_weights`),
+    or a weights.pt of an earlier run, which stage `heads` needs. An `OUT/checkpoint.ckpt` is resumed: the result is that of a run without a break. threads: of
     torch. devices, nodes: of Lightning, with DDP where they are several. report: called with one line of progress now
     and then. Also writes OUT/logs/metrics.csv and OUT/curves.png.
     Raises ValueError or FileNotFoundError for wrong input.
     """
-    recipe, out = read_recipe(recipe_path), Path(out)
+    recipe, out = recipe_path if isinstance(recipe_path, Recipe) else read_recipe(recipe_path), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(threads)
     dataset = open_dataset(recipe.dataset, root, recipe.split)
@@ -144,7 +144,8 @@ def train(recipe_path: str | Path, root: str | None, out: str | Path, weights: s
     warnings.filterwarnings('ignore', module='lightning')    # advice on workers and intervals, every run
     trainer = Trainer(
         max_steps=recipe.steps, max_epochs=-1, precision=recipe.precision, devices=devices, num_nodes=nodes,
-        accelerator='auto', strategy=_strategy(recipe, devices, nodes), sync_batchnorm=torch.cuda.is_available(), gradient_clip_val=recipe.clip_norm,
+        accelerator='auto', strategy=_strategy(recipe, devices, nodes), sync_batchnorm=torch.cuda.is_available(),
+        gradient_clip_val=recipe.clip_norm,
         default_root_dir=out, logger=CSVLogger(out, name='', version='logs'), log_every_n_steps=recipe.log_steps,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         callbacks=[_Progress(recipe, report), _average(recipe.average_decay),

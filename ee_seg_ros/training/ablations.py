@@ -1,0 +1,71 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Several ways to train the same network, measured on the same images: the table that says what each way is worth."""
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from ee_seg_ros.data.datasets import open_dataset
+from ee_seg_ros.data.labelled import UNLABELLED
+from ee_seg_ros.models.multi_exit import DEFAULT_INPUT, MultiExitNet, load_network
+from ee_seg_ros.training.recipe import make_recipe, read_yaml
+from ee_seg_ros.training.train import train
+
+MULTIPLE, PAD = 32, 127    # network inputs are padded to a multiple of this many pixels, with this grey
+
+
+@torch.no_grad()
+def mean_ious(net: MultiExitNet, dataset) -> dict:
+    """mIoU (0..1) of every exit of a network on a reader's images, over the classes that occur, by exit name."""
+    scaling, classes = net.spec.get('input', DEFAULT_INPUT), net.spec['classes']
+    scale, offset = (torch.tensor(scaling[key]).view(3, 1, 1) for key in ('scale', 'offset'))
+    metrics = {name: MulticlassJaccardIndex(classes, average=None, ignore_index=UNLABELLED) for name in net.exit_names}
+    seen = torch.zeros(classes, dtype=torch.bool)
+    for index in range(len(dataset)):
+        image, labels = dataset[index]
+        height, width = labels.shape
+        planes = functional.pad(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float(),
+                                (0, -width % MULTIPLE, 0, -height % MULTIPLE), value=PAD)
+        target = torch.from_numpy(labels.astype(np.int64))[None]
+        seen[target[target != UNLABELLED]] = True
+        for name, logits in net.eval()(((planes * scale + offset)[None])).items():
+            whole = functional.interpolate(logits, planes.shape[-2:], mode='bilinear', align_corners=False)
+            metrics[name].update(whole[..., :height, :width].argmax(1), target)
+    return {name: float(metric.compute()[seen].mean()) for name, metric in metrics.items()}
+
+
+def ablate(path: str | Path, root: str | None, out: str | Path, weights: str | Path | None = None, threads: int = 2,
+           report: Callable[[str], None] = print) -> dict:
+    """Train every run of an ablation file (YAML), measure each, and write OUT/ablations.json, which is returned.
+
+    The file has `shared` (keys of every recipe), `report_split` (images that no run trains on), and `runs`: a list of
+    {name, stages: [{name, keys of a recipe ...}]}; stages run in turn, each from the weights of the one before. A stage
+    that several runs begin with is trained once. Runs that are done, and checkpoints, in `out` are gone on with.
+    root, weights, threads, report: see `train`. Raises ValueError or FileNotFoundError.
+    """
+    content, out = read_yaml(path), Path(out)
+    if not {'shared', 'report_split', 'runs'} <= set(content):
+        raise ValueError(f'{path} is no ablation file: expected the keys shared, report_split and runs')
+    rows = []
+    for run in content['runs']:
+        folder, trained, steps = out, weights, 0
+        for stage in run['stages']:
+            recipe = make_recipe({key: value for key, value in {**content['shared'], **stage}.items()
+                                  if key != 'name' and not (key == 'network' and stage['stage'] == 'heads')}, path)
+            folder, steps = folder / stage['name'], steps + recipe.steps
+            if not (folder / 'weights.pt').is_file():
+                report(f"{run['name']}: {stage['name']}")
+                train(recipe, root, folder, trained, threads, report)
+            trained = folder / 'weights.pt'
+        data = open_dataset(recipe.dataset, root, content['report_split'])
+        rows.append({'run': run['name'], 'steps': steps, 'images': len(data),
+                     'miou': mean_ious(load_network(trained), data)})
+        report(f"{run['name']}: " + ', '.join(f'{name} {100 * miou:.1f}' for name, miou in rows[-1]['miou'].items()))
+    document = {'rows': rows, 'report_split': content['report_split'], 'recipe': Path(path).name}
+    (out / 'ablations.json').write_text(json.dumps(document, indent=2) + '\n', encoding='utf-8')
+    return document
