@@ -124,9 +124,9 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
     """Train as a recipe says; returns the path of the network with averaged weights, `OUT/weights.pt`.
 
     recipe_path: of a YAML file, or a recipe. root: folder of the data set. weights: of the backbone (`read_weights`),
-    or a weights.pt of an earlier run, which stage `heads` needs. An `OUT/checkpoint.ckpt` is resumed: the result is that of a run without a break. threads: of
-    torch. devices, nodes: of Lightning, with DDP where they are several. report: called with one line of progress now
-    and then. Also writes OUT/logs/metrics.csv and OUT/curves.png.
+    or a weights.pt of an earlier run, which stage `heads` needs. An `OUT/checkpoint.ckpt` is resumed: the result is
+    that of a run without a break. threads: of torch. devices, nodes: of Lightning, with DDP where they are several.
+    report: called with one line of progress now and then. Also writes OUT/logs/metrics.csv and OUT/curves.png.
     Raises ValueError or FileNotFoundError for wrong input.
     """
     recipe, out = recipe_path if isinstance(recipe_path, Recipe) else read_recipe(recipe_path), Path(out)
