@@ -1,0 +1,130 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a network with all its trained candidate exits to the bundle that suits a budget best."""
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ee_seg_ros.data.datasets import open_dataset, samples_of
+from ee_seg_ros.evaluation.report import make_folder, write_json
+from ee_seg_ros.inference.bundle import Bundle
+from ee_seg_ros.inference.engine import Engine
+from ee_seg_ros.search.calibration import calibrate, set_temperatures, write_document
+from ee_seg_ros.search.find import Goal, cross_check, find
+from ee_seg_ros.search.observations import observe_candidates
+from ee_seg_ros.search.plot import plot_search
+from ee_seg_ros.search.profile import profile
+
+SEARCHED = 'searched'    # the operating point that holds the thresholds found
+
+
+@contextlib.contextmanager
+def silent(what: str):
+    """A progress display that shows nothing."""
+    yield lambda done, total: None
+
+
+def join_sides(folder: Path) -> None:
+    """Turn a bundle with a split into one that runs on one computer: encoder and decoder become stages.
+
+    The exits behind the split were trained on what the decoder restores, so they keep both.
+    """
+    path = folder / 'bundle.json'
+    document = json.loads(path.read_text(encoding='utf-8'))
+    split, stages = document['split'], document['stages']
+    after = stages.index(split['after']) + 1
+    document['stages'] = [*stages[:after], split['encode'], split['decode'], *stages[after:]]
+    document['split'] = None
+    path.write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')
+
+
+def export_chosen(net, chosen: dict, out: Path, name: str, provenance: dict, classes: list, size: tuple) -> Path:
+    """Write the bundle of a record of the search (`find.record`); exits are renamed exit1, exit2, ..., final."""
+    from ee_seg_ros.models.export import export
+    from ee_seg_ros.models.multi_exit import select_exits
+    *early, last = chosen['exits']
+    smaller = select_exits(net, {f'exit{number}': exit_ for number, exit_ in enumerate(early, start=1)}, last)
+    export(smaller, out, name, provenance, classes, *size)
+    if smaller.split_unit is not None and not chosen['split']:
+        join_sides(out)
+    return out
+
+
+def _store(folder, chosen):
+    """The thresholds found as an operating point of the bundle, and the record beside its calibration."""
+    bundle = Bundle.load(str(folder))
+    bundle.document['search'] = chosen
+    if chosen['criterion'] in bundle.document['criteria']:
+        bundle.document['criteria'][chosen['criterion']]['operating_points'][SEARCHED] = {
+            'thresholds': chosen['thresholds'], 'miou': chosen['miou'], 'mean_macs': chosen['macs']}
+    write_document(bundle)
+
+
+def search(weights: str | Path, dataset: str, root: str | None, split: str, out: str | Path, name: str,
+           provenance: dict, goal: Goal, width: int = 480, height: int = 368, limit: int = 0, threads: int = 2,
+           progress: Callable = silent) -> dict:
+    """Choose exits, criterion and thresholds for a goal; write the bundle, and how it was found.
+
+    weights: weights.pt whose exits are all candidates. dataset, root, split, limit: labelled images that it was not
+    trained on, and on which no figures are reported afterwards. width, height: of the network input in pixels. threads:
+    of one inference, for the milliseconds too. progress: what -> context manager of a function of (done, total).
+    Writes into `out`: search.json (returned), search.png, observations.npz, and the bundle in the folder `name`, whose
+    criterion has the operating point `searched`. Raises ValueError (SearchError where the goal cannot be met),
+    FileNotFoundError.
+    """
+    from ee_seg_ros.models.export import export
+    from ee_seg_ros.models.multi_exit import load_network
+    out, net, data = make_folder(out), load_network(weights), open_dataset(dataset, root, split, length=limit)
+    classes = [{'name': label, 'color': list(map(int, color))}
+               for label, color in zip(data.class_names, data.class_colors)]
+    with tempfile.TemporaryDirectory() as folder:
+        export(net, folder, name, provenance, classes, width, height, with_weights=False)
+        bundle, calibration, candidates = _observe(folder, dataset, root, split, limit, threads, progress)
+        candidates.save(out / 'observations.npz')
+        with progress('profile') as report:
+            costs = profile(bundle, data.image(0), threads, report=report)
+    began = time.perf_counter()
+    found = find(candidates, costs, goal)
+    seconds = time.perf_counter() - began
+    chosen = {**found.chosen, 'split': net.split_unit if found.chosen['split'] else None}
+    result = {
+        'chosen': chosen, 'cross_check': cross_check(candidates, costs, goal), 'front': found.front,
+        'goal': {'mode': goal.mode, 'cost': goal.cost, 'limits': goal.limits, 'miou': goal.miou, 'exits': goal.exits,
+                 'criteria': list(goal.criteria), 'split': goal.split},
+        'candidates': _describe(candidates, costs, calibration), 'images': len(candidates.matrices),
+        'settings_compared': found.tried, 'search_seconds': seconds, 'dataset': dataset, 'split': split,
+        'threads': threads}
+    write_json(out / 'search.json', result)
+    plot_search(result, out / 'search.png')
+    export_chosen(net, found.chosen, out / name, name, provenance, classes, (width, height))
+    with progress('calibration') as report:
+        calibrate(str(out / name), dataset, root, split, limit, threads, report)
+    _store(out / name, chosen)
+    return result
+
+
+def _observe(folder, dataset, root, split, limit, threads, progress):
+    """(bundle of all candidates with temperatures, what `calibrate_temperatures` found, Candidates)."""
+    from ee_seg_ros.search.temperature import calibrate_temperatures, labelled_pixels
+    bundle = Bundle.load(str(folder))
+    total, samples = samples_of(dataset, root, split, limit)
+    with progress('temperatures') as report:
+        calibration = calibrate_temperatures(labelled_pixels(
+            Engine(bundle, threads=threads), samples, lambda done: report(done, total)))
+    bundle = set_temperatures(bundle, calibration['temperatures'])
+    _, samples = samples_of(dataset, root, split, limit)
+    with progress('candidates') as report:
+        candidates = observe_candidates(Engine(bundle, threads=threads), samples, lambda done: report(done, total))
+    return bundle, calibration, candidates
+
+
+def _describe(candidates, costs, calibration):
+    """Every candidate as JSON, in order of depth; its costs are those of the exit as a network of its own."""
+    rows = zip(candidates.names, candidates.onboard, candidates.mious, costs['macs'].alone, costs['ms'].alone,
+               costs['macs'].heads, costs['ms'].heads, *calibration.values())
+    keys = ('macs', 'ms', 'head_macs', 'head_ms', 'temperature', 'ece_before', 'ece_after')
+    return [{'name': str(name), 'onboard': bool(onboard), 'miou': float(miou), **dict(zip(keys, map(float, numbers)))}
+            for name, onboard, miou, *numbers in rows]

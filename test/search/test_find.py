@@ -1,0 +1,125 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The search finds what is best by hand and by brute force, and says clearly what cannot be had."""
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from ee_seg_ros.evaluation.metrics import mean_iou
+from ee_seg_ros.inference.criteria import CRITERIA
+from ee_seg_ros.search.cascades import threshold_levels
+from ee_seg_ros.search.find import LEVELS, Goal, SearchError, cross_check, find
+
+
+def test_finds_the_cascade_that_is_best_by_hand(known):
+    """Easy images stop at c0, hard ones go on to c3: (12 + 12 + 90 + 90) / 4, and every mask is right."""
+    found = find(*known, Goal(limits={'macs': 51}))
+    chosen = found.chosen
+    assert (chosen['exits'], chosen['macs'], chosen['miou'], chosen['split']) == (['c0', 'c3'], 51, 1.0, True)
+    assert chosen['exit_shares'] == [0.5, 0.5] and chosen['bytes'] == 500
+
+
+def test_least_cost_for_a_miou(known):
+    chosen = find(*known, Goal(miou=0.99)).chosen
+    assert chosen['exits'] == ['c0', 'c3'] and chosen['macs'] == 51
+
+
+def test_the_criterion_asked_for_is_kept_and_its_judging_counted(known):
+    chosen = find(*known, Goal(cost='ms', miou=0.99, criteria=('entropy',))).chosen
+    assert chosen['criterion'] == 'entropy' and chosen['ms'] == pytest.approx(5.1 + 0.5)
+
+
+def test_limits_of_other_costs_hold_on_the_whole_front(known):
+    front = find(*known, Goal(miou=0.1, limits={'bytes': 250})).front
+    assert max(entry['bytes'] for entry in front) <= 250 and front[-1]['miou'] < 1
+
+
+def test_bytes_as_the_cost(known):
+    found = find(*known, Goal(cost='bytes', limits={'bytes': 600}))
+    assert found.chosen['miou'] == 1.0 and found.chosen['bytes'] == 500
+    assert found.front[0]['bytes'] == 0
+
+
+def test_on_one_computer_nothing_is_sent(known):
+    chosen = find(*known, Goal(miou=0.99, split=False)).chosen
+    assert chosen['bytes'] == 0 and not chosen['split'] and chosen['macs'] == 51
+
+
+def test_budgeted_is_one_exit(known):
+    assert find(*known, Goal('budgeted', limits={'macs': 40})).chosen['exits'] == ['c0']    # c2 is dearer, not better
+    chosen = find(*known, Goal('budgeted', miou=0.9)).chosen
+    assert chosen['exits'] == ['c3'] and chosen['macs'] == 88 and chosen['thresholds'] == []
+
+
+def test_anytime_counts_from_when_each_mask_is_there(known):
+    """Within 100: nothing until 12, the mask of c0 until 90, then that of c3."""
+    observed, costs = known
+    chosen = find(observed, costs, Goal('anytime', limits={'macs': 100}, exits=2)).chosen
+    assert chosen['exits'] == ['c0', 'c3'] and chosen['macs'] == 90
+    assert chosen['miou'] == pytest.approx((78 * observed.mious[0] + 10 * 1.0) / 100)
+
+
+@pytest.mark.parametrize('split', [True, False])
+@pytest.mark.parametrize('criterion', ['entropy', 'confidence', 'region', 'region_change'])
+def test_brute_force_over_everything_finds_nothing_better(drawn, criterion, split):
+    observed, costs = drawn
+    everything = list(_brute_force(observed, costs['macs'], criterion, split))
+    for limit in (30, 40, 45):
+        best = max(miou for cost, miou in everything if cost <= limit)
+        chosen = find(observed, costs, Goal(limits={'macs': limit}, exits=3, criteria=(criterion,), split=split)).chosen
+        assert chosen['miou'] == pytest.approx(best, abs=1e-12) and chosen['macs'] <= limit
+
+
+def _brute_force(observed, costs, criterion, split):
+    """(cost, mIoU) of all cascades of up to three exits, image by image; all candidates, none left out."""
+    rule = CRITERIA[criterion]
+    for count in (2, 3):
+        for exits in combinations(range(len(observed.names)), count):
+            if len(set(observed.places[list(exits)])) < count or (split and not observed.onboard[exits[0]]):
+                continue
+            same = [not split or observed.onboard[a] == observed.onboard[b] for a, b in zip(exits, exits[1:])]
+            scores = np.stack([observed.score(criterion, exits[j - 1] if j and same[j - 1] else None, exits[j])
+                               for j in range(count - 1)], 1)
+            onboard = sum(observed.onboard[list(exits[:-1])]) if split else count - 1
+            for thresholds in threshold_levels(rule, scores, onboard, LEVELS):
+                total, cost = 0, 0.0
+                for image, row in enumerate(scores):
+                    end = next((j for j in range(count - 1) if rule.settles(row[j], thresholds[j])), count - 1)
+                    total = total + observed.matrices[image, exits[end]]
+                    cost += costs.reach[exits[end]] + sum(costs.heads[index] for index in exits[:end + 1])
+                yield cost / len(scores), mean_iou(total)
+
+
+def test_the_front_rises_in_cost_and_miou(drawn):
+    front = find(*drawn, Goal(limits={'ms': 5}, cost='ms')).front
+    for cheap, dear in zip(front, front[1:]):
+        assert cheap['ms'] < dear['ms'] and cheap['miou'] < dear['miou']
+
+
+@pytest.mark.parametrize('goal, said', [
+    (Goal(limits={'macs': 5}), 'at most 5 macs: the cheapest costs 12 macs'),
+    (Goal('budgeted', limits={'macs': 5}), 'the best has an mIoU of 1.0000 at 88 macs'),
+    (Goal(miou=0.99, limits={'bytes': 100}), 'an mIoU of at least 0.99: the cheapest'),
+    (Goal(miou=0.99, limits={'ms': 0.1}), 'nothing keeps the other limits')])
+def test_what_cannot_be_had_is_said_with_what_can(known, goal, said):
+    with pytest.raises(SearchError, match=said):
+        find(*known, goal)
+
+
+@pytest.mark.parametrize('wrong, what', [
+    ({'mode': 'best'}, 'mode'), ({'cost': 'watts'}, 'cost'), ({}, 'how much macs'),
+    ({'limits': {'macs': -1}}, 'positive'), ({'miou': 68}, 'between 0 and 1'),
+    ({'limits': {'watts': 1}, 'miou': 0.5}, 'limit'), ({'miou': 0.5, 'exits': 1}, 'at least 2'),
+    ({'criteria': ('always',), 'miou': 0.5}, 'criterion'),
+    ({'mode': 'budgeted', 'cost': 'bytes', 'miou': 0.5}, 'only sent')])
+def test_goals_that_make_no_sense(wrong, what):
+    with pytest.raises(ValueError, match=what):
+        Goal(**wrong)
+
+
+def test_cross_check_measures_on_images_that_were_not_chosen_on(known):
+    """On the easy half c0 alone keeps everything right; on the hard half that loses, so promises are not kept."""
+    found = cross_check(*known, Goal(limits={'macs': 60}, criteria=('entropy',), exits=2))
+    assert found['promised_miou'] > found['kept_miou'] + 0.1
+    assert cross_check(*known, Goal('anytime', limits={'macs': 100})) is None
