@@ -71,7 +71,7 @@ def prune(candidates: Candidates, costs: Costs, per_place: int) -> list:
 def nested(candidates: Candidates, kept: Sequence[int], fewest: int, most: int) -> Iterator[tuple]:
     """Every choice of `fewest` to `most` exits among `kept`, in order of depth, at most one behind each unit."""
     by_place = [[index for index in kept if candidates.places[index] == place]
-                for place in np.unique(candidates.places[list(kept)])]
+                for place in np.unique(candidates.places[np.array(kept, int)])]
     for count in range(fewest, most + 1):
         for places in combinations(by_place, count):
             yield from product(*places)

@@ -30,8 +30,9 @@ class Goal:
     mode: `input-dependent` (a criterion stops), `budgeted` (one exit, a static network) or `anytime` (each exit puts
     out its mask). cost: what the Pareto front is drawn over: `macs`, `ms`, or `bytes` sent, means per image. limits:
     cost -> at most so much, of as many costs as wanted. miou: at least so much, 0..1, for the least cost; None: as much
-    as possible within the limits. exits: at most so many, the last included. criteria: to choose among. split: whether
-    frames that do not settle onboard are finished offboard; else everything runs on one computer.
+    as possible within the limits. exits: at most so many, the last included. last: name of the exit that must be the
+    last one (None: any). criteria: to choose among. split: whether frames that do not settle onboard are finished
+    offboard; else everything runs on one computer.
     Raises ValueError for what makes no sense.
     """
 
@@ -40,6 +41,7 @@ class Goal:
     limits: dict = field(default_factory=dict)
     miou: float | None = None
     exits: int = 4
+    last: str | None = None
     criteria: tuple = (*SINGLE, *PAIRED)
     split: bool = True
 
@@ -59,6 +61,8 @@ class Goal:
             raise ValueError(f'the wanted mIoU {self.miou} must lie between 0 and 1')
         if self.cost == 'bytes' and not (self.split and self.mode == 'input-dependent'):
             raise ValueError('bytes are only sent in mode input-dependent over a split: give another cost')
+        if self.last and self.mode == 'budgeted':
+            raise ValueError(f'mode budgeted looks for one exit: ask for {self.last} alone by exporting it')
         if self.exits < 2:
             raise ValueError(f'{self.exits} exits are none to choose between: at least 2, or mode budgeted')
 
@@ -76,6 +80,17 @@ class Found:
     tried: int
 
 
+def _choices(candidates, kept, goal):
+    if goal.last is None:
+        yield from nested(candidates, kept, 2, goal.exits)
+        return
+    if goal.last not in candidates.names:
+        raise ValueError(f"there is no exit {goal.last!r} to be the last: choose one of {', '.join(candidates.names)}")
+    last = candidates.names.tolist().index(goal.last)
+    before = [index for index in kept if candidates.places[index] < candidates.places[last]]
+    yield from ((*exits, last) for exits in nested(candidates, before, 1, goal.exits - 1))
+
+
 def trials(candidates: Candidates, costs: dict, goal: Goal) -> Iterator[Trial]:
     """Everything that the goal's mode allows, of the candidates that are worth trying."""
     size = costs['macs' if goal.cost == 'bytes' else goal.cost]
@@ -85,10 +100,10 @@ def trials(candidates: Candidates, costs: dict, goal: Goal) -> Iterator[Trial]:
     elif goal.mode == 'anytime':
         horizon = goal.limits.get(goal.cost) or float(size.alone.max())
         yield from (run_anytime(candidates, costs, exits, goal.cost, horizon)
-                    for exits in nested(candidates, kept, 2, goal.exits))
+                    for exits in _choices(candidates, kept, goal))
     else:
         counts = Counts(candidates)
-        for exits in nested(candidates, kept, 2, goal.exits):
+        for exits in _choices(candidates, kept, goal):
             if goal.split and not candidates.onboard[exits[0]]:
                 continue    # the robot would have no mask of its own
             for criterion in goal.criteria:

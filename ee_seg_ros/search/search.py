@@ -93,7 +93,7 @@ def search(weights: str | Path, dataset: str, root: str | None, split: str, out:
     result = {
         'chosen': chosen, 'cross_check': cross_check(candidates, costs, goal), 'front': found.front,
         'goal': {'mode': goal.mode, 'cost': goal.cost, 'limits': goal.limits, 'miou': goal.miou, 'exits': goal.exits,
-                 'criteria': list(goal.criteria), 'split': goal.split},
+                 'last': goal.last, 'criteria': list(goal.criteria), 'split': goal.split},
         'candidates': _describe(candidates, costs, calibration), 'images': len(candidates.matrices),
         'settings_compared': found.tried, 'search_seconds': seconds, 'dataset': dataset, 'split': split,
         'threads': threads}

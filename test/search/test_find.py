@@ -41,6 +41,14 @@ def test_bytes_as_the_cost(known):
     assert found.front[0]['bytes'] == 0
 
 
+def test_the_last_exit_can_be_given(known):
+    front = find(*known, Goal(miou=0.1, last='c2')).front
+    assert {entry['exits'][-1] for entry in front} == {'c2'}
+    assert find(*known, Goal(limits={'macs': 51}, last='c3')).chosen['exits'] == ['c0', 'c3']
+    with pytest.raises(ValueError, match="'c9'.*c0, c1, c2, c3"):
+        find(*known, Goal(miou=0.1, last='c9'))
+
+
 def test_on_one_computer_nothing_is_sent(known):
     chosen = find(*known, Goal(miou=0.99, split=False)).chosen
     assert chosen['bytes'] == 0 and not chosen['split'] and chosen['macs'] == 51
