@@ -56,6 +56,7 @@ def search(weights: Path = typer.Argument(help='weights.pt of a training of cand
            most_bytes: float = typer.Option(None, help='At most so many bytes sent per image.'),
            miou: float = typer.Option(None, help='At least this mIoU (0..1), for the least cost.'),
            exits: int = typer.Option(4, help='At most so many exits, the last included.'),
+           last: str = typer.Option(None, help='Exit that must be the last one, for example final; default any.'),
            criteria: str = typer.Option(None, help='Criteria to choose among, separated by commas.'),
            split: bool = typer.Option(True, help='Finish offboard what does not settle onboard.'),
            dataset: str = shared.DATASET, root: str = shared.ROOT,
@@ -74,7 +75,7 @@ def search(weights: Path = typer.Argument(help='weights.pt of a training of cand
     limits = {'macs': most_macs and most_macs * 1e9, 'ms': most_ms, 'bytes': most_bytes}
     options = {'criteria': tuple(criteria.split(','))} if criteria else {}
     goal = Goal(mode, cost, {key: value for key, value in limits.items() if value is not None}, miou, exits,
-                split=split, **options)
+                last, split=split, **options)
     result = job(weights, dataset, root, images, report.make_folder(out), name, card, goal, width, height, limit,
                  threads, report.progress)
     chosen = {key: value if isinstance(value, (str, int, float)) else str(value)
@@ -87,8 +88,8 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
            out: Path = typer.Option(..., help='Folder of the bundle.'),
            name: str = typer.Option('street', help='Name of the bundle.'),
            provenance: Path = PROVENANCE,
-           exits: str = typer.Option(None, help='Which exits, as NEW=OLD,NEW=OLD in order of depth; default all. '
-                                                '`final=OLD` ends the network there.'),
+           exits_of: Path = typer.Option(None, help='Only the exits that a search chose: its search.json (of a twin '
+                                                    'with the same candidates). Default: all.'),
            thresholds_of: str = typer.Option(None, help='Take temperatures and thresholds of this bundle (a twin that '
                                                         'held back what they were measured on).'),
            dataset: str = shared.DATASET, root: str = shared.ROOT,
@@ -103,20 +104,20 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
     """Export trained weights to a bundle, with thresholds measured on a split or taken from a twin."""
     if split and thresholds_of:
         raise ValueError(THRESHOLDS)
-    shared.must_exist(weights, provenance)
+    shared.must_exist(weights, provenance, exits_of)
     card = shared.read_card(provenance)
     try:
         from ee_seg_ros.models.export import export as job
-        from ee_seg_ros.models.multi_exit import load_network, select_exits
+        from ee_seg_ros.models.multi_exit import load_network
+        from ee_seg_ros.search.search import chosen_exits
     except ImportError as error:
         raise shared.missing(error, shared.TORCH) from None
     from ee_seg_ros.data.datasets import FOLDERS, open_dataset
     from ee_seg_ros.evaluation.report import make_folder, progress
     net = load_network(weights)
-    if exits:
-        chosen = dict(pair.partition('=')[::2] for pair in exits.split(','))
-        final = chosen.pop('final', 'final')
-        net = select_exits(net, chosen, final)
+    if exits_of:
+        import json
+        net = chosen_exits(net, json.loads(exits_of.read_text(encoding='utf-8'))['chosen'])
     if len(net.exit_names) > 1 and not (split or thresholds_of):
         raise ValueError(THRESHOLDS)
     reader = FOLDERS[dataset] if dataset in FOLDERS else open_dataset(dataset, root, split or '0')

@@ -41,12 +41,17 @@ def join_sides(folder: Path) -> None:
     path.write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')
 
 
-def export_chosen(net, chosen: dict, out: Path, name: str, provenance: dict, classes: list, size: tuple) -> Path:
-    """Write the bundle of a record of the search (`find.record`); exits are renamed exit1, exit2, ..., final."""
-    from ee_seg_ros.models.export import export
+def chosen_exits(net, chosen: dict):
+    """The network with the exits of a record of the search (`find.record`) alone, renamed exit1, exit2, ..., final."""
     from ee_seg_ros.models.multi_exit import select_exits
     *early, last = chosen['exits']
-    smaller = select_exits(net, {f'exit{number}': exit_ for number, exit_ in enumerate(early, start=1)}, last)
+    return select_exits(net, {f'exit{number}': exit_ for number, exit_ in enumerate(early, start=1)}, last)
+
+
+def export_chosen(net, chosen: dict, out: Path, name: str, provenance: dict, classes: list, size: tuple) -> Path:
+    """Write the bundle of a record of the search (`find.record`)."""
+    from ee_seg_ros.models.export import export
+    smaller = chosen_exits(net, chosen)
     export(smaller, out, name, provenance, classes, *size)
     if smaller.split_unit is not None and not chosen['split']:
         join_sides(out)
