@@ -57,7 +57,7 @@ def _check_equal(path, name, expected, found):
         wrong = np.count_nonzero(difference) / difference.size
         if difference.max() > 1 or wrong > 1e-3:    # a value on the edge between two levels may fall either way
             raise RuntimeError(f'{path.name}: {wrong:.2%} of the levels of {name} differ from torch')
-    elif difference.max() > TOLERANCE * max(1.0, float(expected.abs().max())):
+    elif not difference.max() <= TOLERANCE * max(1.0, float(expected.abs().max())):    # NaN is no less
         raise RuntimeError(f'{path.name}: {name} differs from torch by {difference.max():.2g}')
 
 
@@ -100,6 +100,15 @@ def _criteria(judged):
                              'operating_points': points} for criterion in CRITERIA.values() if criterion.score}
 
 
+def _remove_previous(out):
+    """Remove the bundle that lies in a folder, and nothing else: its graphs may have other names than the new ones."""
+    document = out / 'bundle.json'
+    if document.is_file():
+        graphs = json.loads(document.read_text(encoding='utf-8'))['graphs']
+        for path in (document, out / 'weights.safetensors', *(out / graph['file'] for graph in graphs.values())):
+            path.unlink(missing_ok=True)
+
+
 def export(net: MultiExitNet, out: str | Path, name: str, provenance: dict, classes: list, width: int = 480,
            height: int = 368, image: np.ndarray | None = None, with_weights: bool = True) -> Path:
     """Export a network to the bundle folder `out`; returns `out`.
@@ -107,13 +116,16 @@ def export(net: MultiExitNet, out: str | Path, name: str, provenance: dict, clas
     provenance: dict with at least `data` and `licence`. classes: [{'name', 'color': [r, g, b]}]. width, height: of the
     network input, multiples of the backbone's stride. image: float32 (1, 3, height, width) network input for the
     equality check (random if None). with_weights: also write weights.safetensors, for fine-tuning. The bundle has no
-    curves yet: `search.calibration.calibrate` measures and stores them.
+    curves yet: `search.calibration.calibrate` measures and stores them. A bundle that lies in `out` is replaced.
     Raises ValueError for wrong input, RuntimeError if an ONNX graph does not compute what torch computes.
     """
     if len(classes) != net.spec['classes']:
         raise ValueError(f"{len(classes)} classes are named, the network has {net.spec['classes']}")
+    if width % net.stride or height % net.stride:
+        raise ValueError(f'network input {width}x{height}: width and height must be multiples of {net.stride}')
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    _remove_previous(out)
     scaling = net.spec.get('input', DEFAULT_INPUT)
     if image is None:
         image = np.random.default_rng(0).uniform(-1, 1, (1, 3, height, width)).astype(np.float32)
@@ -137,12 +149,9 @@ def export(net: MultiExitNet, out: str | Path, name: str, provenance: dict, clas
         'tensors': {key: {'dtype': str(tensor.dtype).removeprefix('torch.'), 'shape': list(tensor.shape)}
                     for key, tensor in tensors.items()},
         'graphs': graphs, 'stages': [part.name for part in stages], 'exits': exits, 'split': split,
-        'codec': {'name': 'zstd', 'levels': net.spec['split']['levels'] if split else 2},
+        'codec': {'name': 'zstd', 'levels': net.bottleneck.levels if split else 2},
         'criteria': _criteria(len(exits) - 1), 'provenance': provenance, 'network': net.spec,
     }
-    for stale in [*out.glob('*.onnx'), *out.glob('weights.safetensors')]:
-        if stale.stem not in graphs:
-            stale.unlink()
     if with_weights:
         save_file({key: value.contiguous() for key, value in net.state_dict().items()},
                   str(out / 'weights.safetensors'))

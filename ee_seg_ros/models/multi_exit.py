@@ -67,6 +67,7 @@ class MultiExitNet(nn.Module):
     split: {unit, low, high, levels, skips, restored}, see `Bottleneck`: exits behind later units, and the final output,
     are computed from what the bottleneck restores. None: everything runs on one computer.
     final: head behind the last unit; {kind: own} takes the one that torchvision's network brings along.
+    `stride`: the network's input has multiples of it as width and height.
 
     Raises ValueError for a spec that makes no network. Weights are random, but for the backbone's if `weights` names
     some (`read_weights`).
@@ -80,29 +81,38 @@ class MultiExitNet(nn.Module):
         shapes = backbone.shapes()
         last = spec['backbone'].get('units', len(backbone.units)) - 1
         self.units = backbone.units[:last + 1]
+        self.stride = max(8, *(stride for _, stride in shapes[:last + 1]))    # heads bring finer features to 8
         self.split_unit = spec['split']['unit'] if spec.get('split') else None
+        self._skip_unit = spec.get('skip')
+        self._skips = tuple(spec['split'].get('skips', ())) if spec.get('split') else ()
         self._check(last)
         self._exit_units = {exit_['name']: exit_['unit'] for exit_ in spec['exits']} | {FINAL: last}
         self.exit_names = tuple(sorted(self._exit_units, key=self._exit_units.get))    # sorted() keeps the given order
-        self._skip_unit = spec.get('skip')
         if self.split_unit is not None:
             options = {key: value for key, value in spec['split'].items() if key not in ('unit', 'skips')}
-            self._skips = tuple(spec['split'].get('skips', ()))
             self.bottleneck = Bottleneck(shapes[self.split_unit][0], tuple(shapes[unit] for unit in self._skips),
                                          **options)
         self.exits = nn.ModuleDict({
             exit_['name']: build_head(exit_['head'], shapes[exit_['unit']][0], spec['classes'],
                                       shapes[exit_['unit']][1], self._skip_channels(exit_['unit'], shapes))
             for exit_ in spec['exits']})
-        own = spec['final']['kind'] == 'own'
-        if own and backbone.classifier is None:
-            raise ValueError(f"{spec['backbone']['name']} brings no head of its own: choose another final head")
         skip = self._skip_channels(last, shapes)
-        if own:
-            self.final = TorchvisionHead(backbone.classifier, 0 if backbone.low_unit is None else skip)
-        else:
-            self.final = build_head(spec['final'], shapes[last][0], spec['classes'], shapes[last][1], skip)
+        self.final = self._own_head(backbone, shapes, skip) if spec['final']['kind'] == 'own' else build_head(
+            spec['final'], shapes[last][0], spec['classes'], shapes[last][1], skip)
         self._parts = self._make_parts()
+
+    def _own_head(self, backbone, shapes, skip):
+        """The head that torchvision's network brings along; LRASPP's takes finer features, of its own choice."""
+        name, low = self.spec['backbone']['name'], backbone.low_unit
+        if backbone.classifier is None:
+            raise ValueError(f'{name} brings no head of its own: choose another final head')
+        if low is None:
+            return TorchvisionHead(backbone.classifier)
+        if skip != shapes[low][0] or (self.split_unit is None and self._skip_unit != low):
+            raise ValueError(f"{name}'s own head also takes the {shapes[low][0]} channels behind unit {low}: write "
+                             f'`skips: [{low}], restored: {shapes[low][0]}` into its split, or, without a split, '
+                             f'`skip: {low}` into the network')
+        return TorchvisionHead(backbone.classifier, skip)
 
     def _check(self, last):
         spec = self.spec
@@ -114,6 +124,9 @@ class MultiExitNet(nn.Module):
             if not 0 <= unit <= last or (name == 'split' and unit == last):
                 raise ValueError(f'{name} sits behind unit {unit}, but {spec["backbone"]["name"]} has units 0 to '
                                  f'{last}, and the split lies before the last')
+        if self._skips and not 0 <= min(self._skips) <= max(self._skips) < self.split_unit:
+            raise ValueError(f'skips {list(self._skips)} of the split do not all lie before its unit '
+                             f'{self.split_unit}')
 
     def _offboard(self, unit, name=''):
         return self.split_unit is not None and (unit > self.split_unit or name == FINAL)

@@ -175,7 +175,12 @@ def test_chosen_exits_compute_the_same(net):
     ({'exits': [{'name': 'exit1', 'unit': 30, 'head': {'kind': 'fcn'}}]}, 'units 0 to 17'),
     ({'split': {'unit': 17, 'low': 4, 'high': 8, 'levels': 16}}, 'before the last'),
     ({'backbone': {'name': 'vgg'}}, 'not known'), ({'final': {'kind': 'own'}}, 'no head of its own'),
-    ({'backbone': {'name': 'mobilenet_v2', 'output_stride': 32}}, 'not 8 or 16')])
+    ({'backbone': {'name': 'mobilenet_v2', 'output_stride': 32}}, 'not 8 or 16'),
+    ({'split': {'unit': 10, 'skips': [3, 12], 'restored': 12}}, 'do not all lie before its unit 10'),
+    ({'backbone': {'name': 'lraspp_mobilenet_v3_large'}, 'final': {'kind': 'own'}, 'exits': []},    # restored is 12
+     r'write `skips: \[4\], restored: 40` into its split'),
+    ({'backbone': {'name': 'lraspp_mobilenet_v3_large'}, 'final': {'kind': 'own'}, 'exits': [], 'split': None},
+     'without a split, `skip: 4`')])
 def test_specs_that_make_no_network(changes, what):
     with pytest.raises(ValueError, match=what):
         MultiExitNet(spec(**changes))

@@ -1,0 +1,39 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The recipes that ship: each can be read and describes a network."""
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip('torch', reason='torch is not installed (make train-env)')
+pytest.importorskip('ee_seg_ros.training', reason='torchvision is not installed (make train-env)')
+
+from ee_seg_ros.data.datasets import FOLDERS  # noqa: E402
+from ee_seg_ros.models.backbones import candidate_units, unit_macs  # noqa: E402
+from ee_seg_ros.models.multi_exit import MultiExitNet  # noqa: E402
+from ee_seg_ros.training.recipe import read_recipe  # noqa: E402
+
+FOLDER = Path(__file__).resolve().parents[2] / 'config' / 'recipes'
+RECIPES = sorted(path.name for path in FOLDER.glob('*.yaml') if 'stage' in yaml.safe_load(path.read_text()))
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_recipes_describe_networks(name):
+    recipe = read_recipe(FOLDER / name)
+    if recipe.stage == 'heads':
+        assert recipe.candidates
+        return
+    net = MultiExitNet(recipe.network)
+    assert recipe.network['classes'] == len(FOLDERS[recipe.dataset].class_names)
+    for phase in recipe.phases:
+        assert phase['height'] % net.stride == phase['width'] % net.stride == 0
+
+
+@pytest.mark.parametrize('name', ['deeplabv3_resnet50', 'lraspp_mobilenet_v3_large'])
+def test_converted_networks_have_their_exits_at_the_candidate_places(name):
+    recipe = read_recipe(FOLDER / f'{name}.yaml')
+    net = MultiExitNet(recipe.network)
+    places = candidate_units(unit_macs(net.units, 128, 256))
+    assert {exit_['unit'] for exit_ in recipe.network['exits']} <= set(places)
+    assert recipe.network['split']['unit'] in places
