@@ -25,6 +25,8 @@ from ee_seg_ros.inference.engine import Engine, Result
 
 TIMED_IMAGES, ROUNDS = 12, 8
 COLUMNS = ('name', 'miou', 'mean_gmac', 'latency_ms', 'exit_shares')
+OTHERS = ('single', 'single_fine', 'smaller')    # kinds of rows that are not of the early-exit bundle
+FINE_GAIN = 0.01    # mIoU by which a finer single-exit network must be better to be the one to compare with
 EQUAL_MIOU, OVER_FINAL, EQUAL_COST = 'speedup_at_equal_miou', 'speedup_over_own_final', 'miou_gain_pp_at_equal_cost'
 
 
@@ -87,10 +89,16 @@ def median_times(jobs: dict, images: Sequence, rounds: int, report: Callable[[],
 
 
 def static_row(kind: str, name: str, bundle: Bundle, observed: Observations, index: int, latency_ms: float) -> dict:
-    """The row of one exit run alone. kind: `single`, `smaller`, `static`, or `final` for our own final output."""
+    """The row of one exit run alone. kind: one of `OTHERS`, `static`, or `final` for our own final output.
+
+    fit_miou, fit_gmac: as of `policy_row`; None where the bundle stores no figures of its exits.
+    """
+    gmac = static_costs(bundle)[index] / 1e9
+    fitted = {entry['name']: entry['miou'] for entry in bundle.document.get('calibration', {}).get('exits', [])}
+    fit_miou = fitted.get(bundle.exits[index].name)
     return {'name': name, 'kind': kind, 'criterion': None, 'thresholds': None,
-            'miou': mean_iou(observed.matrices[:, index].sum(0)), 'mean_gmac': static_costs(bundle)[index] / 1e9,
-            'latency_ms': latency_ms, 'exit_shares': None, 'fit_miou': None, 'fit_gmac': None}
+            'miou': mean_iou(observed.matrices[:, index].sum(0)), 'mean_gmac': gmac, 'latency_ms': latency_ms,
+            'exit_shares': None, 'fit_miou': fit_miou, 'fit_gmac': None if fit_miou is None else gmac}
 
 
 def policy_row(kind: str, name: str, bundle: Bundle, observed: Observations, times: dict, criterion: str,
@@ -124,14 +132,21 @@ def rows_of(bundle: Bundle, observed: Observations, times: dict) -> list:
     return rows
 
 
+def reference_of(rows: list) -> dict:
+    """The row of the single-exit network to compare with: the finer one only if it is more than `FINE_GAIN` better."""
+    of = {row['kind']: row for row in rows}
+    single, fine = of['single'], of.get('single_fine')
+    return fine if fine is not None and fine['miou'] > single['miou'] + FINE_GAIN else single
+
+
 def claims_of(rows: list) -> tuple:
     """(claims, {claim: name of the row behind it}) of all rows, those of the other networks included.
 
-    A claim for which no row qualifies is absent.
+    A claim for which no row qualifies is absent. The single-exit network is that of `reference_of`.
     """
     of = {row['kind']: row for row in rows}
-    ours = [row for row in rows if row['kind'] not in ('single', 'smaller')]
-    single, final, smaller = of['single'], of['final'], of.get('smaller')
+    ours = [row for row in rows if row['kind'] not in OTHERS]
+    single, final, smaller = reference_of(rows), of['final'], of.get('smaller')
     claims, behind = {'single_exit_miou': single['miou']}, {}
 
     def speedup(claim, other):
@@ -155,22 +170,22 @@ def claims_of(rows: list) -> tuple:
 def chosen_by_fit(rows: list, bundle: Bundle, single: Bundle) -> dict:
     """Claims as they come out for the row that one would have chosen without having seen the images measured here.
 
-    The claims take the best row on these images, which flatters. This takes the cheapest stored point (in MACs) whose
-    stored mIoU is not below that of the network it is compared with, both from the images that thresholds were chosen
-    on; {claim: {row, speedup, miou_change_pp}}. Absent where the bundles store no such figures, or of other images.
+    The claims take the best row on these images, which flatters. This takes the cheapest row (in MACs) whose stored
+    mIoU is not below that of the network it is compared with, both from the images that thresholds were chosen on;
+    {claim: {row, speedup, miou_change_pp}}. Absent where the bundles store no such figures, or of other images.
+    single: the bundle of `reference_of`.
     """
     fitted = bundle.document.get('calibration', {})
-    others = {OVER_FINAL: ('final', fitted.get('full_miou'))}
+    others = {OVER_FINAL: (next(row for row in rows if row['kind'] == 'final'), fitted.get('full_miou'))}
     theirs = single.document.get('calibration', {})
     if fitted and all(theirs.get(key) == fitted[key] for key in ('dataset', 'split', 'images')):
-        others[EQUAL_MIOU] = ('single', theirs['full_miou'])
+        others[EQUAL_MIOU] = (reference_of(rows), theirs['full_miou'])
     found = {}
-    for claim, (kind, target) in others.items():
+    for claim, (other, target) in others.items():
         able = [row for row in rows if target is not None and row['fit_miou'] is not None
-                and row['fit_miou'] >= target]
+                and row['fit_miou'] >= target and row['kind'] not in OTHERS and row is not other]
         if able:
             row = min(able, key=lambda row: row['fit_gmac'])
-            other = next(other for other in rows if other['kind'] == kind)
             found[claim] = {'row': row['name'], 'speedup': other['latency_ms'] / row['latency_ms'],
                             'miou_change_pp': 100 * (row['miou'] - other['miou'])}
     return found
@@ -208,16 +223,19 @@ def _networks(names, threads):
 
 
 def measure(name_or_path: str, single: str, smaller: str | None, dataset: str, root: str | None, split: str,
-            limit: int = 0, threads: int = 2, report: Callable[[int, int], None] = lambda done, total: None) -> dict:
+            limit: int = 0, threads: int = 2, report: Callable[[int, int], None] = lambda done, total: None,
+            single_fine: str | None = None) -> dict:
     """Run the bench; returns `exits.json`: machine, rows, claims, which rows the claims are of, and the set-up.
 
     name_or_path: the early-exit bundle. single: the single-exit bundle. smaller: one of less cost, or None. limit: use
-    so many images of the split (0: all). report: called with (steps done, steps in all). `control_ratio`: the
+    so many images of the split (0: all). report: called with (steps done, steps in all). single_fine: the single-exit
+    network at a finer output stride, or None; see `reference_of`, whose row `reference` names. `control_ratio`: the
     single-exit network timed twice, one over the other: so far from 1 may any ratio of this run be by chance.
     Raises ValueError (BundleError among them) or FileNotFoundError for wrong input.
     """
-    names, cv2_threads = {'early': name_or_path, 'single': single, 'smaller': smaller}, cv2.getNumThreads()
-    engines = _networks(names, threads)
+    engines = _networks({'early': name_or_path, 'single': single, 'single_fine': single_fine, 'smaller': smaller},
+                        threads)
+    cv2_threads = cv2.getNumThreads()
     total = samples_of(dataset, root, split, limit)[0]
     timed = [image for image, _ in samples_of(dataset, root, split, min(total, TIMED_IMAGES))[1]]
     done, steps = 0, total * (len(engines) + 1) + ROUNDS * len(timed)
@@ -241,11 +259,14 @@ def measure(name_or_path: str, single: str, smaller: str | None, dataset: str, r
                            lasts[kind], times[kind]) for kind in others]
         rows += rows_of(engines['early'].bundle, observed['early'], times)
         claims, behind = claims_of(rows)
-        found = {'machine': machine(), 'rows': rows, 'claims': claims, 'rows_behind_claims': behind,
-                 'chosen_by_fit': chosen_by_fit(rows, engines['early'].bundle, engines['single'].bundle)}
+        reference = reference_of(rows)
+        compared = engines[reference['kind']]
+        found = {'machine': machine(), 'rows': rows, 'reference': reference['name'], 'claims': claims,
+                 'rows_behind_claims': behind,
+                 'chosen_by_fit': chosen_by_fit(rows, engines['early'].bundle, compared.bundle)}
         if EQUAL_MIOU in behind:
             winner = next(row for row in rows if row['name'] == behind[EQUAL_MIOU])
-            found['end_to_end'] = end_to_end(engines['early'], engines['single'], winner,
+            found['end_to_end'] = end_to_end(engines['early'], compared, winner,
                                              samples_of(dataset, root, split, limit)[1], ROUNDS, step)
     finally:
         cv2.setNumThreads(cv2_threads)

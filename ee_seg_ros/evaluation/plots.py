@@ -4,6 +4,7 @@
 from pathlib import Path
 
 MARKERS = 'osD^vPX*'
+OTHERS = {'single': '*', 'single_fine': 'p', 'smaller': 'P'}    # markers of the networks compared with
 
 
 def plot_exits(found: dict, path: Path) -> None:
@@ -14,7 +15,7 @@ def plot_exits(found: dict, path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(9, 6), layout='constrained')
     of = {kind: [row for row in found['rows'] if row['kind'] == kind]
-          for kind in ('single', 'smaller', 'final', 'static', 'operating_point', 'curve')}
+          for kind in (*OTHERS, 'final', 'static', 'operating_point', 'curve')}
     alone = sorted(of['static'] + of['final'], key=lambda row: row['latency_ms'])
     axes.plot(*_points(alone), 'o--', color='0.45', label='one exit alone')
     for row in alone:
@@ -24,8 +25,8 @@ def plot_exits(found: dict, path: Path) -> None:
         curve, points = ([row for row in of[kind] if row['criterion'] == name] for kind in ('curve', 'operating_point'))
         axes.plot(*_points(curve), '-', color=f'C{index}', alpha=0.6)
         axes.plot(*_points(points), MARKERS[index % len(MARKERS)], color=f'C{index}', label=name)
-    for row, marker in zip(of['single'] + of['smaller'], '*P'):
-        axes.plot(*_points([row]), marker, color='k', markersize=14, label=row['name'], linestyle='')
+    for row in (row for kind in OTHERS for row in of[kind]):
+        axes.plot(*_points([row]), OTHERS[row['kind']], color='k', markersize=14, label=row['name'], linestyle='')
         axes.axhline(100 * row['miou'], color='k', linewidth=0.7, linestyle=':')
     axes.set(xlabel=f"mean latency in ms, image to mask, {found['threads']} threads", ylabel='mIoU, %',
              title=f"{found['bundles']['early']['name']} on {found['images']} images of {found['dataset']} "

@@ -65,7 +65,7 @@ def set_temperatures(bundle: Bundle, temperatures: list) -> Bundle:
 
 def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, limit: int = 0,
               threads: int = 2, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Measure a bundle on a split; store temperatures, each criterion's curve and operating points in its bundle.json.
+    """Measure a bundle on a split; store temperatures, curves, operating points and mIoUs of the exits in bundle.json.
 
     The split must not have been trained on, and figures must not be reported on it afterwards. It is gone through
     twice: scores depend on the temperatures. Needs torch. Raises ValueError or FileNotFoundError.
@@ -78,13 +78,15 @@ def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, lim
     bundle = set_temperatures(bundle, found['temperatures'])
     _, samples = samples_of(dataset, root, split, limit)
     observed = observe(Engine(bundle, threads=threads), samples, lambda done: report(total + done, 2 * total))
-    full = mean_iou(observed.matrices[:, -1].sum(0))
+    mious = [mean_iou(matrix) for matrix in observed.matrices.sum(0)]
+    full = mious[-1]
     for criterion, entry in bundle.document['criteria'].items():
         entry['curve'] = curve(bundle, observed, criterion)
         entry['operating_points'] = operating_points(entry['curve'], full)
     bundle.document['calibration'] = {
         'bundle_fingerprint': bundle.fingerprint, 'dataset': dataset, 'split': split, 'images': total,
         'full_miou': full, 'full_macs': exit_costs(bundle)[-1],
+        'exits': [{'name': exit_.name, 'miou': miou} for exit_, miou in zip(bundle.exits, mious)],
         'ece_before': found['ece_before'], 'ece_after': found['ece_after']}
     write_document(bundle)
 

@@ -17,6 +17,7 @@ from ee_seg_ros.evaluation.bench_exits import (
     measure,
     median_times,
     policy_row,
+    reference_of,
     run,
     static_row,
     stopping_at,
@@ -38,6 +39,7 @@ def folder(tmp_path_factory):
         entry['curve'] = [{'thresholds': [value] * 4, 'miou': value, 'mean_macs': 1e9} for value in (0.4, 0.6)]
     path.write_text(json.dumps(document))
     tiny_bundle(folder / 'single', None, ('final',))
+    tiny_bundle(folder / 'fine', None, ('final',))
     tiny_bundle(folder / 'smaller', 'stage4', ('exit1', 'final'))
     return folder
 
@@ -80,6 +82,20 @@ def test_claims_for_which_no_row_qualifies_are_absent():
     assert 'miou_gain_pp_at_equal_cost' not in claims_of(without)[0]
 
 
+@pytest.mark.parametrize('fine_miou, reference', [(0.605, 'other'), (0.625, 'fine')])
+def test_a_finer_network_is_compared_with_only_if_clearly_better(fine_miou, reference):
+    """It is never one of ours, though it is good and, here, fast."""
+    rows = [*ROWS, row('fine', 'single_fine', fine_miou, 11.0)]
+    compared = reference_of(rows)
+    assert compared['name'] == reference
+    claims, behind = claims_of(rows)
+    assert claims['single_exit_miou'] == compared['miou']
+    fastest = 'entropy fast' if reference == 'other' else 'region curve 1'
+    assert behind['speedup_at_equal_miou'] == fastest
+    assert claims['speedup_at_equal_miou'] == pytest.approx(40 / 12.5 if reference == 'other' else 11 / 20)
+    assert behind['miou_gain_pp_at_equal_cost'] == 'exit1 alone'
+
+
 def test_the_row_one_would_have_chosen_is_the_cheapest_that_was_good_enough_before():
     fitted = {'dataset': 'camvid', 'split': 'train', 'images': 50}
 
@@ -90,6 +106,11 @@ def test_the_row_one_would_have_chosen_is_the_cheapest_that_was_good_enough_befo
         'speedup_at_equal_miou': {'row': 'entropy fast', 'speedup': pytest.approx(3.2), 'miou_change_pp': 0},
         'speedup_over_own_final': {'row': 'region curve 1', 'speedup': pytest.approx(1.5),
                                    'miou_change_pp': pytest.approx(-6)}}
+    alone = [row('exit1 alone', 'static', 0.58, 10.0, 0.66, 0.9) if entry['name'] == 'exit1 alone' else entry
+             for entry in ROWS]    # an exit alone counts where its mIoU is stored
+    assert chosen_by_fit(alone, bundle(**fitted, full_miou=0.7), bundle(**fitted, full_miou=0.65))[
+        'speedup_at_equal_miou'] == {'row': 'exit1 alone', 'speedup': pytest.approx(4),
+                                     'miou_change_pp': pytest.approx(-2)}
     other = bundle(**{**fitted, 'split': 'val'}, full_miou=0.65)
     assert set(chosen_by_fit(ROWS, bundle(**fitted, full_miou=0.7), other)) == {'speedup_over_own_final'}
     assert chosen_by_fit(ROWS, bundle(), bundle()) == {}
@@ -111,6 +132,11 @@ def test_rows_by_hand(early):
         'mean_gmac': pytest.approx((first + whole) / 2e9), 'latency_ms': 30.0, 'exit_shares': [0.5, 0, 0, 0, 0.5],
         'fit_miou': 0.3, 'fit_gmac': 2.0}
     alone = static_row('static', 'exit1 alone', early.bundle, observed, 0, 7.0)
+    assert alone['fit_miou'] is alone['fit_gmac'] is None
+    early.bundle.document['calibration'] = {'exits': [{'name': 'exit1', 'miou': 0.4}]}
+    stored = static_row('static', 'exit1 alone', early.bundle, observed, 0, 7.0)
+    del early.bundle.document['calibration']
+    assert (stored['fit_miou'], stored['fit_gmac']) == (0.4, stored['mean_gmac'])
     assert alone['latency_ms'] == 7 and alone['mean_gmac'] == first / 1e9
     assert alone['miou'] == pytest.approx(1 / 3)    # half of each class is right; as much is missed, as much too much
 
@@ -162,10 +188,10 @@ def test_the_whole_bench(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(bench_exits, 'ROUNDS', 1)
     steps = []
     found = measure(str(folder / 'early'), str(folder / 'single'), str(folder / 'smaller'), 'scenes', None, '5', 2,
-                    threads=1, report=lambda done, total: steps.append((done, total)))
+                    threads=1, report=lambda done, total: steps.append((done, total)), single_fine=str(folder / 'fine'))
     json.dumps(found, allow_nan=False)
     kinds = [entry['kind'] for entry in found['rows']]
-    assert kinds[:3] == ['single', 'smaller', 'final'] and kinds.count('static') == 4
+    assert kinds[:4] == ['single', 'single_fine', 'smaller', 'final'] and kinds.count('static') == 4
     criteria = [name for name, rule in CRITERIA.items() if rule.score]
     assert kinds.count('operating_point') == 3 * len(criteria) and kinds.count('curve') == 2 * len(criteria)
     assert len({entry['name'] for entry in found['rows']}) == len(found['rows'])
@@ -173,6 +199,7 @@ def test_the_whole_bench(folder, tmp_path, monkeypatch):
     assert all(entry['latency_ms'] > 0 and 0 <= entry['miou'] <= 1 for entry in found['rows'])
     assert all(sum(entry['exit_shares']) == pytest.approx(1, abs=1e-3) and len(entry['exit_shares']) == 5
                for entry in found['rows'] if entry['exit_shares'])
+    assert found['reference'] == reference_of(found['rows'])['name'] == 'single (single)'    # fine is no better
     assert (found['claims'], found['rows_behind_claims']) == claims_of(found['rows'])
     assert ('end_to_end' in found) == ('speedup_at_equal_miou' in found['claims'])
     assert steps[-1][0] == steps[-1][1] and steps == sorted(steps)
