@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from ee_seg_ros.evaluation.drawing import ACCENT, DIM, LINE, PANEL, TEXT, Page, overlay, scaled, text_width
+from ee_seg_ros.evaluation.recording import exit_of
 from ee_seg_ros.inference.bundle import Bundle
 
 WIDTH, MARGIN, GAP = 1880, 36, 14
 CAPTION = 34          # pixels of a row below its pictures
 PICTURES, MOST_ROWS = 2200, 8    # room for all rows, and no more than so many
-# One colour per exit, from easy to hard; the last is that of frames that did not settle.
-EXIT_COLORS = ((92, 200, 140), (84, 160, 232), (160, 124, 232), (232, 120, 84))
+# One colour per onboard exit, in order of depth, and that of frames that settled at none.
+EXIT_COLORS = ((92, 200, 140), (84, 160, 232), (160, 124, 232), (232, 128, 196), (88, 212, 220), (204, 214, 96))
+UNSETTLED = (232, 120, 84)
 LOST = (120, 40, 48)
 
 
@@ -76,7 +78,7 @@ def write(path: Path, frames: list, source, bundle: Bundle, summary: dict) -> No
     top = 254
     page = Page(WIDTH, top + 30 + len(rows) * (cell_height + CAPTION + 10) + 28 * len(legend) + MARGIN)
     _header(page, summary)
-    _timeline(page, frames, [frame for frame, _, _ in rows], summary, 168)
+    _timeline(page, frames, [frame for frame, _, _ in rows], summary, bundle, 168)
     for column, name in enumerate(columns):
         page.text(MARGIN + column * (cell + GAP), top + 8, name, 16, TEXT, bold=True)
     for number, (frame, remark, picture) in enumerate(rows):
@@ -115,7 +117,7 @@ def _panels(summary):
             times = summary[f'{kind}_ms']
             panels.append((f'{name} after', f"{times['p50']:.0f} ms", f"p95 {times['p95']:.0f} ms"))
     if 'forwarded_share' in summary:
-        panels.append(('settled onboard', f"{100 * (1 - summary['exit_shares'][-1]):.0f} % of frames",
+        panels.append(('ended onboard', f"{100 * (1 - summary['exit_shares'][-1]):.0f} % of frames",
                        f"{100 * summary['forwarded_share']:.0f} % forwarded"))
     if 'bytes_per_forwarded_frame' in summary:
         panels.append(('features per forwarded frame', f"{summary['bytes_per_forwarded_frame'] / 1e3:.1f} kB",
@@ -128,23 +130,27 @@ def _panels(summary):
     return panels
 
 
-def exit_color(frame, names: list) -> tuple:
-    """The colour of the exit that a frame took."""
+def exit_colors(bundle: Bundle) -> dict:
+    """RGB by name of the onboard exits; beyond six they repeat."""
+    return {exit_.name: EXIT_COLORS[place % len(EXIT_COLORS)] for place, exit_ in enumerate(bundle.onboard_exits)}
+
+
+def frame_color(frame, bundle: Bundle) -> tuple:
+    """The colour of the exit at which a frame ended."""
     if not frame.trace():
         return LOST if not frame.taken else LINE
-    if not frame.flag('settled') or frame.trace().get('exit') not in names:
-        return EXIT_COLORS[-1]
-    return EXIT_COLORS[min(names.index(frame.trace()['exit']), len(EXIT_COLORS) - 2)]
+    return exit_colors(bundle).get(exit_of(frame, bundle), UNSETTLED)
 
 
-def _timeline(page, frames, shown, summary, y):
+def _timeline(page, frames, shown, summary, bundle, y):
     """A strip with one bar per published frame in the colour of its exit, and what the colours mean."""
-    names = summary.get('exit_names', [])
     width = page.width - 2 * MARGIN
     x = MARGIN + page.text(MARGIN, y, 'exit of each frame', 14, DIM) + 22
-    colors = [*EXIT_COLORS[:len(names) - 1], EXIT_COLORS[-1]] if names else []
-    for name, share, color in zip(names, summary.get('exit_shares', []), colors):
-        page.box(x, y - 7, 14, 14, color, 3)
+    colors = exit_colors(bundle)
+    for name, share in zip(summary.get('exit_names', []), summary.get('exit_shares', [])):
+        if name not in colors and bundle.split is None:
+            continue    # without a split no frame is left unsettled
+        page.box(x, y - 7, 14, 14, colors.get(name, UNSETTLED), 3)
         x += 20 + page.text(x + 20, y, f'{name} {100 * share:.0f} %', 14, TEXT) + 22
     if summary['dropped']:
         page.box(x, y - 7, 14, 14, LOST, 3)
@@ -152,7 +158,7 @@ def _timeline(page, frames, shown, summary, y):
     slot = width / len(frames)
     for number, frame in enumerate(frames):
         left, right = round(MARGIN + number * slot), round(MARGIN + (number + 1) * slot)
-        page.box(left, y + 16, max(1, right - left - (slot > 5)), 26, exit_color(frame, names[:-1]))
+        page.box(left, y + 16, max(1, right - left - (slot > 5)), 26, frame_color(frame, bundle))
         if any(frame is other for other in shown):
             page.marker((left + right) / 2, y + 45, 9, TEXT)
 
@@ -179,22 +185,21 @@ def _cells(frame, remark, picture, bundle, cell, height, labelled):
     trace = frame.trace()
     about = [(frame.name, TEXT, False)] + ([(f'   {remark}', ACCENT, True)] if remark else [])
     cells = [(scaled(picture.image, cell, height), about)]
-    names = [exit_.name for exit_ in bundle.onboard_exits]
-    verdict = [(trace.get('exit', 'mask'), exit_color(frame, names), True)]
+    verdict = [(trace.get('exit', 'mask'), frame_color(frame, bundle), True)]
     score, threshold = frame.number('score'), frame.number('threshold')
     if score is not None and threshold is not None:
         relation = '<' if score < threshold else '≥'
         verdict.append((f"   {trace.get('criterion', 'score')} {score:.3f} {relation} {threshold:.3f}", DIM, False))
     verdict.append((f"   {frame.delay_ms('mask'):.0f} ms", DIM, False))
     cells.append((colored(frame.mask('mask')), verdict + quality('mask')))
-    cells.append((colored(frame.mask('final')), _final_caption(frame) + quality('final')))
+    cells.append((colored(frame.mask('final')), _final_caption(frame, bundle) + quality('final')))
     if labelled:
         truth = picture.labels
         cells.append((None if truth is None else colored(truth), [('no truth', DIM, False)] * (truth is None)))
     return cells
 
 
-def _final_caption(frame):
+def _final_caption(frame, bundle):
     """Where the final mask of a frame came from."""
     if not frame.received('final'):
         return [('no final mask', ACCENT, True)]
@@ -202,9 +207,10 @@ def _final_caption(frame):
     if source == 'refined' and frame.received('refined'):
         share = changed_share(frame)
         changed = '' if share is None else f'   {100 * share:.1f} % of pixels changed'
-        return [('refined', EXIT_COLORS[-1], True), (f"   {frame.delay_ms('refined'):.0f} ms{changed}", DIM, False)]
+        return [('refined', UNSETTLED, True), (f"   {frame.delay_ms('refined'):.0f} ms{changed}", DIM, False)]
+    kept = 'settled' if frame.flag('settled') else 'last exit' if exit_of(frame, bundle) else 'not forwarded'
     why = {'late': 'refinement came too late: the onboard mask', 'refused': 'refinement refused: the onboard mask',
-           'onboard': 'settled: the onboard mask' if frame.flag('settled') else 'not forwarded: the onboard mask'}
+           'onboard': f'{kept}: the onboard mask'}
     return [(why.get(source, source or 'final mask'), DIM, False)]
 
 

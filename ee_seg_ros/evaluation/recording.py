@@ -78,6 +78,15 @@ def load(camera_log: Path, folder: Path) -> list:
             for entry in published]
 
 
+def exit_of(frame: Frame, bundle: Bundle) -> str | None:
+    """Name of the exit at which a frame ended onboard; None if it did not settle there, or nothing is known of it.
+
+    Without a split the last exit is onboard: frames end there, settled or not.
+    """
+    name = frame.trace().get('exit')
+    return name if frame.flag('settled') or name == bundle.exits[-1].name else None
+
+
 def measure(frames: list, source, bundle: Bundle,
             report: Callable[[int, int], None] = lambda done, total: None) -> dict:
     """Read the frames' pictures again from `source`; fill in their `miou` and `image_bytes`.
@@ -111,9 +120,7 @@ def summarise(frames: list, bundle: Bundle, totals: dict) -> dict:
     forwarded = [frame for frame in traced if frame.flag('forwarded')]
     if traced:
         names = [exit_.name for exit_ in bundle.onboard_exits]
-        # Without a split the last exit is onboard: frames end there, settled or not.
-        ended = [name if frame.flag('settled') or name == bundle.exits[-1].name else None
-                 for frame in traced for name in [frame.trace().get('exit')]]
+        ended = [exit_of(frame, bundle) for frame in traced]
         shares = [ended.count(name) / len(traced) for name in (*names, None)]
         summary['exit_shares'] = shares    # the last one: did not settle onboard
         summary['exit_names'] = [*names, 'not settled']

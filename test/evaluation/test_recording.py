@@ -136,6 +136,34 @@ def test_rows_of_the_sheet_are_telling_and_in_order(tmp_path, bundle):
     assert [frame.index for frame, _ in contact_sheet.pick_rows(frames[:2], 6)] == [0, 1]
 
 
+@pytest.mark.parametrize('split, onboard', [(None, 5), ('stage4', 4), ('stage2', 2)])
+def test_every_exit_has_a_colour_of_its_own(tmp_path, split, onboard):
+    tiny = Bundle.load(tiny_bundle(tmp_path / 'tiny', split=split))
+    frames = write_run(tmp_path, [BOTH] * 6 + [()])
+    for frame, exit_ in zip(frames, tiny.onboard_exits):
+        frame.record['trace'].update(exit=exit_.name, settled=str(exit_ != tiny.exits[-1]).lower())
+    frames[5].record['trace'].update(exit=tiny.judged_exits[0].name, settled='false')
+    colors = [contact_sheet.frame_color(frame, tiny) for frame in frames]
+    assert len(set(colors[:onboard] + colors[5:])) == onboard + 2
+    assert colors[5:] == [contact_sheet.UNSETTLED, contact_sheet.LOST]
+
+
+def test_the_sheet_of_a_bundle_without_a_split(tmp_path):
+    pytest.importorskip('matplotlib', reason='matplotlib is not installed')
+    unsplit = Bundle.load(tiny_bundle(tmp_path / 'unsplit', split=None))
+    frames = write_run(tmp_path, [BOTH] * 3, settled_at='final')
+    for frame in frames:
+        frame.record['trace'].update(settled='false')
+    summary = {**recording.summarise(frames, unsplit, {}), 'source': 'halves', 'rate': 10.0, 'bundle': 'unsplit',
+               'criterion': 'entropy', 'operating_point': 'balanced'}
+    contact_sheet.write(tmp_path / 'sheet.png', frames, TwoHalves(False), unsplit, summary)
+    sheet = cv2.cvtColor(cv2.imread(str(tmp_path / 'sheet.png')), cv2.COLOR_BGR2RGB)
+    strip = sheet[150:230]    # legend of the exits, and the bar of each frame
+    final, unsettled = ((strip == color).all(-1).any() for color in (contact_sheet.EXIT_COLORS[4],
+                                                                     contact_sheet.UNSETTLED))
+    assert final and not unsettled
+
+
 @pytest.mark.parametrize('labelled', [True, False])
 def test_the_sheet_is_drawn(tmp_path, bundle, labelled):
     pytest.importorskip('matplotlib', reason='matplotlib is not installed')
