@@ -27,6 +27,8 @@ def runtime(bundle: str = shared.BUNDLE, dataset: str = typer.Option('scenes', h
 
 def exits(bundle: str = shared.BUNDLE,
           single: str = typer.Option('street_single', help='Single-exit bundle to compare with.'),
+          single_fine: str = typer.Option(None, help='The single-exit network at output stride 8: compared with instead '
+                                                     'if its mIoU is more than 1 pp better.'),
           smaller: str = typer.Option(None, help='A smaller or lower-resolution single-exit bundle, for the gain at '
                                                  'equal cost.'),
           dataset: str = shared.DATASET, root: str = shared.ROOT,
@@ -36,7 +38,8 @@ def exits(bundle: str = shared.BUNDLE,
     """The early-exit network against the standard single-exit one: latency, cost and mIoU of every way to run it."""
     from ee_seg_ros.evaluation import bench_exits, report
     with report.progress('steps') as progress:
-        found = bench_exits.measure(bundle, single, smaller, dataset, root, split, limit, threads, progress)
+        found = bench_exits.measure(bundle, single, smaller, dataset, root, split, limit, threads, progress,
+                                    single_fine)
     report.write_json(report.make_folder(out) / 'exits.json', found)
     for table in report.bench_tables('exits', bench_exits.shown(found)):
         report.console.print(table)
