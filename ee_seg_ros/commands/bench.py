@@ -27,8 +27,8 @@ def runtime(bundle: str = shared.BUNDLE, dataset: str = typer.Option('scenes', h
 
 def exits(bundle: str = shared.BUNDLE,
           single: str = typer.Option('street_single', help='Single-exit bundle to compare with.'),
-          single_fine: str = typer.Option(None, help='The single-exit network at output stride 8: compared with instead '
-                                                     'if its mIoU is more than 1 pp better.'),
+          single_fine: str = typer.Option(None, help='The single-exit network at output stride 8: compared with '
+                                                     'instead if its mIoU is more than 1 pp better.'),
           smaller: str = typer.Option(None, help='A smaller or lower-resolution single-exit bundle, for the gain at '
                                                  'equal cost.'),
           dataset: str = shared.DATASET, root: str = shared.ROOT,
