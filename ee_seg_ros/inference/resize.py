@@ -1,23 +1,30 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """Argmax of class planes that are resized bilinearly, without resizing what cannot win."""
+import threading
+
 import cv2
 import numpy as np
 
+_kept = threading.local()
+
 
 def _row_spans(planes):
-    """For each class (first, last) row of cells in which it may win, or None if it can nowhere.
+    """(class id, first row of cells in which it may win, last one), for each class that may win anywhere.
 
     A cell lies between four neighbouring values. What bilinear interpolation makes of them is convex, so a class whose
     largest corner is below another's smallest loses everywhere in the cell.
     """
     top, bottom = planes[:, :-1], planes[:, 1:]
     low, high = np.minimum(top, bottom), np.maximum(top, bottom)
-    low = np.minimum(low[..., :-1], low[..., 1:]).max(0)
-    high = np.maximum(high[..., :-1], high[..., 1:])
-    for rows in (high >= low).any(2):
-        found = np.flatnonzero(rows)
-        yield (int(found[0]), int(found[-1])) if len(found) else None
+    floor = np.minimum(low[..., :-1], low[..., 1:]).max(0)
+    # A column of values belongs to the cells on its left and right: a class may win where it reaches either's floor.
+    reach = np.full(high.shape[1:], np.inf, np.float32)
+    reach[:, :-1] = floor
+    np.minimum(reach[:, 1:], floor, out=reach[:, 1:])
+    rows = (high >= reach).any(2)
+    first, last = rows.argmax(1).tolist(), (rows.shape[1] - 1 - rows[:, ::-1].argmax(1)).tolist()
+    return [(class_id, first[class_id], last[class_id]) for class_id in np.flatnonzero(rows.any(1)).tolist()]
 
 
 def _bands(planes, height):
@@ -25,14 +32,22 @@ def _bands(planes, height):
     count = planes.shape[1]
     stride, rest = divmod(height, count)
     if rest or count < 2 or planes.shape[2] < 2:
-        yield from ((class_id, 0, count, 0, height) for class_id in range(len(planes)))
-        return
-    for class_id, span in enumerate(_row_spans(planes)):
-        if span is not None:
-            # Rows of the output whose centres lie in these cells; those beyond the outermost values belong to them.
-            start = 0 if span[0] == 0 else (2 * span[0] + 1) * stride // 2
-            stop = height if span[1] == count - 2 else ((2 * span[1] + 3) * stride + 1) // 2
-            yield class_id, span[0], span[1] + 2, start, stop
+        return [(class_id, 0, count, 0, height) for class_id in range(len(planes))]
+    # Rows of the output whose centres lie in these cells; those beyond the outermost values belong to them.
+    return [(class_id, first, last + 2, 0 if first == 0 else (2 * first + 1) * stride // 2,
+             height if last == count - 2 else ((2 * last + 3) * stride + 1) // 2)
+            for class_id, first, last in _row_spans(planes)]
+
+
+def _buffers(height, width):
+    """Two float32 and a uint8 (height, width) array, kept for the next call of this thread.
+
+    Fresh arrays of this size may be fresh memory, whose page faults cost as much as the work.
+    """
+    if getattr(_kept, 'shape', None) != (height, width):
+        _kept.shape = (height, width)
+        _kept.arrays = tuple(np.empty(_kept.shape, kind) for kind in (np.float32, np.float32, np.uint8))
+    return _kept.arrays
 
 
 def argmax_resized(planes: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -41,18 +56,18 @@ def argmax_resized(planes: np.ndarray, width: int, height: int) -> np.ndarray:
     Same result as resizing every plane as a whole. Where `height` is a multiple of h, a plane is resized only in the
     rows in which its class may win: sky above, road below.
     """
-    stride = height // planes.shape[1]
-    best = np.full((height, width), -np.inf, np.float32)
-    ids, wins = np.zeros((height, width), np.uint8), np.empty((height, width), bool)
-    buffer = np.empty((height, width), np.float32)
-    for class_id, first, last, start, stop in _bands(planes, height):
+    stride, bands = height // planes.shape[1], _bands(planes, height)
+    best, buffer, wins = _buffers(height, width)
+    first_id = bands[0][0] if bands else 0    # no bands: all is NaN
+    cv2.resize(planes[first_id], (width, height), dst=best, interpolation=cv2.INTER_LINEAR)
+    ids = np.full((height, width), first_id, np.uint8)
+    for class_id, first, last, start, stop in bands[1:]:
         rows = (last - first) * stride if last - first < planes.shape[1] else height
         cv2.resize(planes[class_id, first:last], (width, rows), dst=buffer[:rows], interpolation=cv2.INTER_LINEAR)
-        plane, top = buffer[start - first * stride:stop - first * stride], best[start:stop]
-        won = wins[start:stop]
-        np.greater(plane, top, out=won)
-        np.maximum(plane, top, out=top)
+        plane, top, won = buffer[start - first * stride:stop - first * stride], best[start:stop], wins[start:stop]
+        cv2.compare(plane, top, cv2.CMP_GT, dst=won)
+        cv2.max(plane, top, dst=top)
         # Class ids only grow along this loop, so a maximum does what a slower masked copy would.
-        candidates = np.multiply(won.view(np.uint8), np.uint8(class_id), out=won.view(np.uint8))
-        np.maximum(ids[start:stop], candidates, out=ids[start:stop])
+        np.bitwise_and(won, np.uint8(class_id), out=won)
+        np.maximum(ids[start:stop], won, out=ids[start:stop])
     return ids

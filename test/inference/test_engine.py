@@ -135,6 +135,16 @@ def test_preprocess_equals_plain_arithmetic(bundle, image):
     np.testing.assert_allclose(tensor[0, :, placement.content_height:], 127 / 127.5 - 1, atol=1e-6)
 
 
+@pytest.mark.parametrize('width, height', [(480, 360), (480, 368), (200, 368), (1, 368), (480, 1)])
+def test_preprocess_normalises_exactly_and_pads_the_rest(bundle, width, height):
+    image = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    settings = bundle.document['input']
+    padded = np.full((bundle.height, bundle.width, 3), settings['pad'], np.uint8)
+    padded[:height, :width] = image
+    plain = padded.astype(np.float32) * np.float32(settings['scale']) + np.float32(settings['offset'])
+    np.testing.assert_array_equal(preprocess(image, bundle)[0], plain.transpose(2, 0, 1)[None])
+
+
 @pytest.mark.parametrize('width, height', [(480, 360), (1242, 374), (360, 640), (64, 48), (1920, 1080), (5, 500)])
 def test_aspect_ratio_is_kept(bundle, width, height):
     placement = fit(width, height, bundle)

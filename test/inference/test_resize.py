@@ -1,11 +1,13 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """The banded argmax equals that of planes resized as a whole, on every kind of map and size."""
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
 
-from ee_seg_ros.inference.resize import _bands, argmax_resized
+from ee_seg_ros.inference.resize import _bands, _row_spans, argmax_resized
 
 
 def smooth_planes(seed, classes, rows, columns):
@@ -25,6 +27,39 @@ def test_equals_the_argmax_of_whole_planes(seed, rows, columns, width, height):
 
 def test_the_first_of_equals_wins():
     assert (argmax_resized(np.ones((3, 4, 5), np.float32), 20, 16) == 0).all()
+
+
+def test_masks_handed_out_are_not_written_to_by_later_calls():
+    first = argmax_resized(smooth_planes(0, 5, 23, 30), 480, 368)
+    before = first.copy()
+    for seed, size in [(1, (480, 368)), (2, (240, 184)), (3, (480, 368))]:
+        planes = smooth_planes(seed, 5, 23, 30)
+        whole = np.stack([cv2.resize(plane, size) for plane in planes]).argmax(0)
+        np.testing.assert_array_equal(argmax_resized(planes, *size), whole)
+    np.testing.assert_array_equal(first, before)
+
+
+def test_threads_do_not_share_what_they_work_on():
+    planes = [smooth_planes(seed, 11, 46, 60) for seed in range(8)]
+    alone = [argmax_resized(each, 480, 368) for each in planes]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda each: argmax_resized(each, 480, 368), planes * 4))
+    for index, mask in enumerate(together):
+        np.testing.assert_array_equal(mask, alone[index % 8])
+
+
+def test_not_a_number_gives_a_mask():
+    assert argmax_resized(np.full((3, 4, 5), np.nan, np.float32), 20, 16).shape == (16, 20)
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_no_row_in_which_a_class_may_win_is_left_out(seed):
+    planes = np.random.default_rng(seed).normal(0, 1, (7, 6, 5)).astype(np.float32) * 3
+    spans = {class_id: (first, last) for class_id, first, last in _row_spans(planes)}
+    corners = np.stack([planes[:, :-1, :-1], planes[:, :-1, 1:], planes[:, 1:, :-1], planes[:, 1:, 1:]])
+    able = (corners.max(0) >= corners.min(0).max(0)).any(2)
+    assert spans == {class_id: (np.flatnonzero(rows)[0], np.flatnonzero(rows)[-1])
+                     for class_id, rows in enumerate(able) if rows.any()}
 
 
 def test_classes_that_cannot_win_are_not_resized():
