@@ -18,7 +18,8 @@ class Batches(torch.utils.data.IterableDataset):
 
     dataset: a reader (`data.datasets.open_dataset`). phases: dicts with steps, height, width, scales, jitter.
     scene_share: share of samples that are procedural scenes (only for data in CamVid's classes). rare: class ids that
-    crops look for. rank, world: this process among all that train together; each draws other samples.
+    crops look for. rank, world: this process among all that train together; each draws other samples. Several workers
+    of a DataLoader take turns at the batches, in the order in which it collects them.
     Yields (images uint8 (N, 3, H, W), labels uint8 (N, H, W), 255 unlabelled).
     """
 
@@ -41,11 +42,15 @@ class Batches(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator:
         cv2.setNumThreads(1)
+        worker = torch.utils.data.get_worker_info()
+        turn, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         begin = 0
         for phase in self.phases:
             transform = augmentation(phase['height'], phase['width'], tuple(phase['scales']), phase['jitter'],
                                      tuple(self.rare))
             for step in range(max(begin, self.start), begin + phase['steps']):
+                if (step - self.start) % workers != turn:
+                    continue
                 first = (step * self.world + self.rank) * self.batch_size
                 samples = [self._sample(first + index, transform) for index in range(self.batch_size)]
                 yield tuple(torch.stack(part) for part in zip(*samples))

@@ -45,6 +45,17 @@ def test_ranks_share_one_stream(scenes):
         torch.testing.assert_close(torch.cat(parts), whole)
 
 
+def test_workers_take_turns(scenes):
+    """However many there are, a DataLoader hands out the batches of one, in their order."""
+    alone = list(Batches(scenes, PHASES, 1, 0.3, seed=5, start=1))
+    loader = torch.utils.data.DataLoader(Batches(scenes, PHASES, 1, 0.3, seed=5, start=1), batch_size=None,
+                                         num_workers=2, multiprocessing_context='spawn')
+    together = list(loader)
+    assert len(together) == len(alone) == 3
+    for found, expected in zip(together, alone):
+        torch.testing.assert_close(found, expected)
+
+
 def test_crop_moves_image_and_labels_together():
     rng = np.random.default_rng(0)
     labels = np.kron(rng.integers(0, 11, (12, 16)), np.ones((10, 10))).astype(np.uint8)
