@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from tiny import tiny_bundle
 
 from ee_seg_ros.inference.bundle import Bundle
 
@@ -59,6 +60,7 @@ WRONG = [
     (['evaluate', 'BROKEN', '--dataset', 'scenes', '--split', '0', '--out', 'OUT'], 'cannot be read'),
     (['info', 'BROKEN'], 'cannot be read'),
     (['info', 'EMPTY'], 'is a folder without bundle.json'),
+    (['evaluate', 'street', '--dataset', 'scenes', '--split', '0', '--out', 'FILE'], 'cannot write to'),
     (['train', 'nowhere.yaml', '--root', 'EMPTY', '--out', 'OUT'], 'nowhere.yaml does not exist'),
     (['export', 'FILE', '--out', 'OUT', '--provenance', 'FILE', '--thresholds-of', 'street', '--split', 'val'],
      'Give either --split (with --root) or'),
@@ -140,3 +142,42 @@ def test_the_demo_runs_what_the_node_would():
     for name, option in inspect.signature(commands.demo).parameters.items():
         if name in ('bundle', 'criterion', 'operating_point'):
             assert option.default.default == defaults[name], name
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """weights.pt of a network with a split, and the card of a bundle."""
+    torch = pytest.importorskip('torch', reason='torch is not installed (make train-env)')
+    pytest.importorskip('ee_seg_ros.models.torchvision_compat')
+    pytest.importorskip('safetensors', reason='safetensors is not installed (make train-env)')
+    from ee_seg_ros.models.multi_exit import MultiExitNet, save_network
+    torch.manual_seed(0)
+    save_network(MultiExitNet({
+        'backbone': {'name': 'mobilenet_v2', 'units': 9}, 'classes': 11, 'final': {'kind': 'fcn', 'reduction': 8},
+        'exits': [{'name': f'u{unit}', 'unit': unit, 'head': {'kind': 'fcn', 'reduction': 8}} for unit in (4, 6, 7)],
+        'split': {'unit': 6, 'high': 8, 'levels': 16}}), tmp_path / 'weights.pt')
+    (tmp_path / 'card.yaml').write_text('{data: none, licence: none}')
+    return tmp_path
+
+
+@pytest.mark.parametrize('split, after', [(6, 'stage2'), (None, None)])
+def test_export_of_what_a_search_chose(trained, split, after):
+    """For two computers, or for one: then all exits are onboard, as the search saw them."""
+    (trained / 'search.json').write_text(json.dumps({'chosen': {'exits': ['u4', 'u7', 'final'], 'split': split}}))
+    tiny_bundle(trained / 'twin', after and 'stage1', ('exit1', 'exit2', 'final'))
+    assert run('export', trained / 'weights.pt', '--out', trained / 'out', '--provenance', trained / 'card.yaml',
+               '--exits-of', trained / 'search.json', '--thresholds-of', trained / 'twin', '--width', '96', '--height',
+               '80') == 0
+    bundle = Bundle.load(trained / 'out')
+    assert [exit_.name for exit_ in bundle.exits] == ['exit1', 'exit2', 'final']
+    assert (bundle.split and bundle.split['after']) == after
+    assert [exit_.onboard for exit_ in bundle.exits] == [True, after is None, after is None]
+
+
+def test_export_with_a_file_that_no_search_wrote(trained, capsys):
+    for content in ('text', '[]', '{"chosen": {}}'):
+        (trained / 'search.json').write_text(content)
+        assert run('export', trained / 'weights.pt', '--out', trained / 'out', '--provenance', trained / 'card.yaml',
+                   '--exits-of', trained / 'search.json', '--thresholds-of', 'street') == 2
+        assert capsys.readouterr().err.strip().endswith('search.json is not a search.json that `ee_seg search` wrote')
+    assert not (trained / 'out').exists()

@@ -17,8 +17,9 @@ def runtime(bundle: str = shared.BUNDLE, dataset: str = typer.Option('scenes', h
     """The onboard node over the bare engine: time, memory, time to the first mask."""
     from ee_seg_ros.evaluation import bench_runtime, report
     shared.leave_in_order()
+    out = report.make_folder(out)
     with report.progress('images') as progress:
-        found = bench_runtime.measure(bundle, dataset, root, split, limit, report.make_folder(out), progress)
+        found = bench_runtime.measure(bundle, dataset, root, split, limit, out, progress)
     report.write_json(out / 'runtime.json', found)
     for table in report.bench_tables('runtime', found):
         report.console.print(table)
@@ -37,10 +38,11 @@ def exits(bundle: str = shared.BUNDLE,
           out: Path = typer.Option(..., help='Folder for exits.json and exits.png.')):
     """The early-exit network against the standard single-exit one: latency, cost and mIoU of every way to run it."""
     from ee_seg_ros.evaluation import bench_exits, report
+    out = report.make_folder(out)
     with report.progress('steps') as progress:
         found = bench_exits.measure(bundle, single, smaller, dataset, root, split, limit, threads, progress,
                                     single_fine)
-    report.write_json(report.make_folder(out) / 'exits.json', found)
+    report.write_json(out / 'exits.json', found)
     for table in report.bench_tables('exits', bench_exits.shown(found)):
         report.console.print(table)
     try:

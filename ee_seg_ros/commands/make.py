@@ -1,6 +1,7 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """`ee_seg train`, `search` and `export`: make a bundle."""
+import json
 from pathlib import Path
 
 import typer
@@ -109,21 +110,23 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
     try:
         from ee_seg_ros.models.export import export as job
         from ee_seg_ros.models.multi_exit import load_network
-        from ee_seg_ros.search.search import chosen_exits
+        from ee_seg_ros.search.search import chosen_exits, join_sides
     except ImportError as error:
         raise shared.missing(error, shared.TORCH) from None
     from ee_seg_ros.data.datasets import FOLDERS, open_dataset
     from ee_seg_ros.evaluation.report import make_folder, progress
-    net = load_network(weights)
-    if exits_of:
-        import json
-        net = chosen_exits(net, json.loads(exits_of.read_text(encoding='utf-8'))['chosen'])
+    net, chosen = load_network(weights), _read_chosen(exits_of) if exits_of else None
+    if chosen:
+        net = chosen_exits(net, chosen)
     if len(net.exit_names) > 1 and not (split or thresholds_of):
         raise ValueError(THRESHOLDS)
     reader = FOLDERS[dataset] if dataset in FOLDERS else open_dataset(dataset, root, split or '0')
     classes = [{'name': label, 'color': [int(value) for value in color]}
                for label, color in zip(reader.class_names, reader.class_colors)]
-    job(net, make_folder(out), name, card, classes, width, height, with_weights=keep_weights)
+    out = make_folder(out)
+    job(net, out, name, card, classes, width, height, with_weights=keep_weights)
+    if chosen and chosen['split'] is None and net.split_unit is not None:
+        join_sides(out)    # the search was asked for a bundle that runs on one computer
     from ee_seg_ros.search.calibration import calibrate, copy_calibration
     if thresholds_of:
         copy_calibration(thresholds_of, str(out))
@@ -133,6 +136,15 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
     print(f'wrote the bundle {out}; look at it with: ee_seg info {out}')
     if int8:
         _quantise(out, int8, dataset, root, calibration, check, threads)
+
+
+def _read_chosen(path):
+    """What a search chose, from its search.json. Raises ValueError."""
+    try:
+        chosen = json.loads(path.read_text(encoding='utf-8'))['chosen']
+        return {key: chosen[key] for key in ('exits', 'split')}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f'{path} is not a search.json that `ee_seg search` wrote') from None
 
 
 def _quantise(bundle, out, dataset, root, calibration, check, threads):

@@ -44,9 +44,10 @@ def evaluate(bundle: str = typer.Argument(help='Name of a shipped bundle, or pat
     """Measure mIoU and cost of every exit, and of every criterion at its operating points."""
     from ee_seg_ros.evaluation import report
     from ee_seg_ros.evaluation.evaluate import evaluate as measure
+    out = report.make_folder(out)
     with report.progress('images') as progress:
         found = measure(bundle, dataset, root, split, limit, threads, progress)
-    report.write_json(report.make_folder(out) / 'evaluation.json', found)
+    report.write_json(out / 'evaluation.json', found)
     for table in report.evaluation_tables(found):
         report.console.print(table)
     try:
