@@ -13,7 +13,7 @@ import numpy as np
 
 from ee_seg_ros.data.datasets import open_dataset, samples_of
 from ee_seg_ros.evaluation.metrics import confusion, iou, mean_iou
-from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle
+from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA, Criterion
 from ee_seg_ros.inference.engine import Engine
 
@@ -115,7 +115,7 @@ def cascade(bundle: Bundle, observed: Observations, criterion: str, thresholds: 
 
 
 def summarise(bundle: Bundle, observed: Observations) -> dict:
-    """`evaluation.json`: every exit on its own, and every criterion at its operating points.
+    """`evaluation.json`: every exit on its own, and every criterion at all operating points that the bundle stores.
 
     An exit's `macs` count all heads passed on the way to it, its `static_macs` those of the exit as a network alone.
     """
@@ -127,9 +127,9 @@ def summarise(bundle: Bundle, observed: Observations) -> dict:
                       'static_macs': alone})
     criteria = []
     for name in bundle.criteria:
-        stored = CRITERIA[name].score is not None
-        for point in OPERATING_POINTS if stored else (None,):    # always and never have nothing to choose
-            thresholds = bundle.thresholds(name, point or OPERATING_POINTS[0])
+        stored = bundle.document['criteria'].get(name, {'operating_points': (None,)})    # always, never: no choice
+        for point in stored['operating_points']:
+            thresholds = bundle.thresholds(name, point)
             criteria.append({'criterion': name, 'operating_point': point,
                              **cascade(bundle, observed, name, thresholds)})
     return {'exits': exits, 'criteria': criteria, 'images': len(observed.matrices),

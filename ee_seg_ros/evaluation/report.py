@@ -116,7 +116,7 @@ def plot_evaluation(evaluation: dict, path: Path) -> None:
                    f"{evaluation['split']}")
     axes.margins(y=0.12)
     axes.grid(alpha=0.3)
-    axes.legend(title='fast, balanced, accurate of', loc='lower right')
+    axes.legend(title='operating points of', loc='lower right')
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 FORMAT = 1
 OPERATING_POINTS = ('fast', 'balanced', 'accurate')
+SEARCHED = 'searched'    # one more, of the criterion that a search chose: the thresholds that it found
 
 
 class BundleError(ValueError):

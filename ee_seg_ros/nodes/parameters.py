@@ -7,7 +7,7 @@
 from dataclasses import dataclass
 from typing import Any, Sequence
 
-from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle
+from ee_seg_ros.inference.bundle import OPERATING_POINTS, SEARCHED, Bundle
 from ee_seg_ros.inference.criteria import CRITERIA
 
 LIVE, CONFIGURE, START = 'live', 'configure', 'start'
@@ -82,7 +82,8 @@ _MODEL = (
 _JUDGING = (
     Parameter('criterion', 'str', 'region_change', 'What decides that a mask is good enough.', choices=tuple(CRITERIA)),
     Parameter('operating_point', 'str', 'balanced', 'Which of the thresholds that the bundle stores per criterion: '
-              'the fewer frames settle early, the more accurate.', choices=OPERATING_POINTS),
+              'the fewer frames settle early, the more accurate; searched: those of a search, where one wrote the '
+              'bundle.', choices=(*OPERATING_POINTS, SEARCHED)),
     Parameter('thresholds', 'floats', [], 'Thresholds of the criterion, one per exit of the bundle but the last, on '
               'whichever side it lies; empty: those of the operating point.'),
 )

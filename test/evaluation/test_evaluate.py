@@ -91,7 +91,9 @@ def test_always_and_never_are_the_first_exit_and_the_final_output(found):
 
 def test_every_criterion_is_measured_at_every_operating_point(found, bundle):
     rows = [(row['criterion'], row['operating_point']) for row in found['criteria']]
-    points = [(name, point) for name in bundle.document['criteria'] for point in ('fast', 'balanced', 'accurate')]
+    points = [(name, point) for name, entry in bundle.document['criteria'].items()
+              for point in entry['operating_points']]
+    assert {point for _, point in points} >= {'fast', 'balanced', 'accurate'}
     assert rows == points + [('always', None), ('never', None)]
     for row in found['criteria']:
         assert sum(row['exit_shares']) == pytest.approx(1) and row['exit_shares'][-1] == row['forwarded_share']
@@ -191,6 +193,14 @@ def test_a_data_set_of_other_classes_is_refused(tmp_path):
     path = tiny_bundle(tmp_path / 'tiny')
     with pytest.raises(ValueError, match=r'bundle tiny has 3 classes .* data set scenes 11 '):
         evaluate(str(path), 'scenes', None, '0', 1)
+
+
+def test_what_a_search_found_is_measured_as_well(tmp_path, tiny_samples):
+    bundle = Bundle.load(tiny_bundle(tmp_path / 'tiny'))
+    bundle.document['criteria']['entropy']['operating_points']['searched'] = {'thresholds': [2.0] + [0.0] * 3}
+    rows = summarise(bundle, observe(Engine(bundle), tiny_samples))['criteria']
+    searched = [row for row in rows if row['operating_point'] == 'searched']
+    assert [row['criterion'] for row in searched] == ['entropy'] and searched[0]['exit_shares'] == [1, 0, 0]
 
 
 def test_tables_and_plot(found, tmp_path):

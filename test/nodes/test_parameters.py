@@ -76,6 +76,7 @@ def test_both_sides_judge_alike_unless_told_otherwise():
     judging = [{parameter.name: parameter for parameter in table} for table in (ONBOARD, OFFBOARD)]
     for name in ('criterion', 'operating_point', 'thresholds'):
         assert judging[0][name] == judging[1][name] and judging[0][name].when == 'live'
+    assert [judging[0]['operating_point'].check(point) for point in ('fast', 'searched')] == ['fast', 'searched']
 
 
 def test_thresholds_are_those_of_the_operating_point_unless_they_are_given():
@@ -88,5 +89,9 @@ def test_thresholds_are_those_of_the_operating_point_unless_they_are_given():
         names = ', '.join(exit_.name for exit_ in bundle.judged_exits)
         with pytest.raises(ParameterError, match=rf'has {len(wrong)} values: .* one per exit but the last \({names}\)'):
             thresholds_of({**values, 'thresholds': wrong}, bundle)
+    with pytest.raises(BundleError, match="has no operating point 'best': choose one of fast, balanced, accurate"):
+        thresholds_of({**values, 'operating_point': 'best'}, bundle)
+    bundle.document['criteria']['entropy']['operating_points']['searched'] = {'thresholds': given}
+    assert thresholds_of({**values, 'operating_point': 'searched'}, bundle) == tuple(given)
     with pytest.raises(BundleError, match='choose one of entropy'):
         thresholds_of({**values, 'criterion': 'bogus'}, bundle)
