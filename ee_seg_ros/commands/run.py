@@ -14,7 +14,8 @@ def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, 
          rate: float = typer.Option(10.0, help='Frames per second.'),
          bundle: str = shared.BUNDLE,
          criterion: str = typer.Option('region_change', help='What decides that a mask is good enough.'),
-         operating_point: str = typer.Option('balanced', help='fast, balanced or accurate; searched, if a search wrote the bundle.'),
+         operating_point: str = typer.Option('balanced', help='fast, balanced, accurate; searched, where a search '
+                                                              'wrote the bundle.'),
          out: Path = typer.Option('demo_out', help='Folder for summary.json, contact_sheet.png and the recording.')):
     """Run camera, onboard, offboard and recorder on this machine; show what they did."""
     from ee_seg_ros import demo as job

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from ee_seg_ros.data.datasets import samples_of
-from ee_seg_ros.evaluation.evaluate import Observations, exit_costs, exits_taken, observe, static_costs
+from ee_seg_ros.evaluation.evaluate import Observations, check_classes, exit_costs, exits_taken, observe, static_costs
 from ee_seg_ros.evaluation.machine import machine
 from ee_seg_ros.evaluation.metrics import mean_iou
 from ee_seg_ros.inference.bundle import Bundle, BundleError
@@ -235,6 +235,7 @@ def measure(name_or_path: str, single: str, smaller: str | None, dataset: str, r
     """
     engines = _networks({'early': name_or_path, 'single': single, 'single_fine': single_fine, 'smaller': smaller},
                         threads)
+    check_classes(engines['early'].bundle, dataset, root, split)
     cv2_threads = cv2.getNumThreads()
     total = samples_of(dataset, root, split, limit)[0]
     timed = [image for image, _ in samples_of(dataset, root, split, min(total, TIMED_IMAGES))[1]]

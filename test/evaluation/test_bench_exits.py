@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny import CLASSES, EXITS, tiny_bundle
+from tiny import CLASSES, EXITS, HEIGHT, WIDTH, tiny_bundle
 
+from ee_seg_ros.data import datasets
 from ee_seg_ros.data.scenes import StreetDrive
 from ee_seg_ros.evaluation import bench_exits, report
 from ee_seg_ros.evaluation.bench_exits import (
@@ -184,10 +185,28 @@ def test_end_to_end_really_runs_the_row(folder, early, samples, monkeypatch, nam
     assert policies == ([('entropy', [0.2] * 4)] * 4 if criterion else [])    # per image one to warm up, one timed
 
 
+class Noise:
+    """A data set in the classes of the tiny bundles."""
+
+    class_names = tuple(f'class{number}' for number in range(CLASSES))
+
+    def __init__(self, root, split):
+        self._rng = np.random.default_rng(int(split))
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return (self._rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8),
+                self._rng.integers(0, CLASSES, (HEIGHT, WIDTH), dtype=np.uint8))
+
+
 def test_the_whole_bench(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(datasets.FOLDERS, 'noise', Noise)
+    monkeypatch.setattr(datasets, 'DATASETS', (*datasets.DATASETS, 'noise'))
     monkeypatch.setattr(bench_exits, 'ROUNDS', 1)
     steps = []
-    found = measure(str(folder / 'early'), str(folder / 'single'), str(folder / 'smaller'), 'scenes', None, '5', 2,
+    found = measure(str(folder / 'early'), str(folder / 'single'), str(folder / 'smaller'), 'noise', '.', '5', 2,
                     threads=1, report=lambda done, total: steps.append((done, total)), single_fine=str(folder / 'fine'))
     json.dumps(found, allow_nan=False)
     kinds = [entry['kind'] for entry in found['rows']]
@@ -214,3 +233,8 @@ def test_the_whole_bench(folder, tmp_path, monkeypatch):
 def test_networks_of_other_classes_are_not_compared(folder):
     with pytest.raises(BundleError, match='early and street have different classes'):
         measure(str(folder / 'early'), 'street', None, 'scenes', None, '5', 1)
+
+
+def test_a_data_set_of_other_classes_is_refused(folder):
+    with pytest.raises(ValueError, match='bundle early has 3 classes .* data set scenes 11 '):
+        measure(str(folder / 'early'), str(folder / 'single'), None, 'scenes', None, '5', 1)
