@@ -39,6 +39,24 @@ def mean_ious(net: MultiExitNet, dataset) -> dict:
     return {name: float(metric.compute()[seen].mean()) for name, metric in metrics.items()}
 
 
+def _plan(content, path, out):
+    """For each run its name and [(label, folder, recipe)] of its stages. Raises ValueError."""
+    recipes, plan = {}, []
+    for run in content['runs']:
+        folder, stages = out, []
+        for stage in run['stages']:
+            keys = {**content['shared'], **stage}
+            without = {'name', 'network'} if stage['stage'] == 'heads' else {'name'}
+            recipe = make_recipe({key: value for key, value in keys.items() if key not in without}, path)
+            folder /= stage['name']
+            if recipes.setdefault(folder, recipe) != recipe:
+                raise ValueError(f"{path}: stage {stage['name']!r} of run {run['name']!r} is not the one that an "
+                                 'earlier run has by this name: give it a name of its own')
+            stages.append((stage['name'], folder, recipe))
+        plan.append((run['name'], stages))
+    return plan
+
+
 def ablate(path: str | Path, root: str | None, out: str | Path, weights: str | Path | None = None, threads: int = 2,
            report: Callable[[str], None] = print) -> dict:
     """Train every run of an ablation file (YAML), measure each, and write OUT/ablations.json, which is returned.
@@ -51,21 +69,22 @@ def ablate(path: str | Path, root: str | None, out: str | Path, weights: str | P
     content, out = read_yaml(path), Path(out)
     if not {'shared', 'report_split', 'runs'} <= set(content):
         raise ValueError(f'{path} is no ablation file: expected the keys shared, report_split and runs')
-    rows = []
-    for run in content['runs']:
-        folder, trained, steps = out, weights, 0
-        for stage in run['stages']:
-            recipe = make_recipe({key: value for key, value in {**content['shared'], **stage}.items()
-                                  if key != 'name' and not (key == 'network' and stage['stage'] == 'heads')}, path)
-            folder, steps = folder / stage['name'], steps + recipe.steps
+    try:
+        plan = _plan(content, path, out)
+    except KeyError as error:
+        raise ValueError(f'{path}: a run has a name and stages, each of which has a name and a stage; there is one '
+                         f'without {error}') from None
+    rows, reported = [], [open_dataset(stages[-1][2].dataset, root, content['report_split']) for _, stages in plan]
+    for (name, stages), data in zip(plan, reported):
+        trained = weights
+        for label, folder, recipe in stages:
             if not (folder / 'weights.pt').is_file():
-                report(f"{run['name']}: {stage['name']}")
+                report(f'{name}: {label}')
                 train(recipe, root, folder, trained, threads, report)
             trained = folder / 'weights.pt'
-        data = open_dataset(recipe.dataset, root, content['report_split'])
-        rows.append({'run': run['name'], 'steps': steps, 'images': len(data),
+        rows.append({'run': name, 'steps': sum(recipe.steps for _, _, recipe in stages), 'images': len(data),
                      'miou': mean_ious(load_network(trained), data)})
-        report(f"{run['name']}: " + ', '.join(f'{name} {100 * miou:.1f}' for name, miou in rows[-1]['miou'].items()))
+        report(f'{name}: ' + ', '.join(f'{exit_} {100 * miou:.1f}' for exit_, miou in rows[-1]['miou'].items()))
     document = {'rows': rows, 'report_split': content['report_split'], 'recipe': Path(path).name}
     (out / 'ablations.json').write_text(json.dumps(document, indent=2) + '\n', encoding='utf-8')
     return document

@@ -63,3 +63,18 @@ def test_a_file_that_is_none_is_explained(tmp_path):
     (tmp_path / 'ablations.yaml').write_text('runs: []')
     with pytest.raises(ValueError, match='expected the keys shared, report_split and runs'):
         ablate(tmp_path / 'ablations.yaml', None, tmp_path / 'out')
+
+
+@pytest.mark.parametrize('runs, what', [
+    ([{'name': 'a', 'stages': [stage('first', 'joint')]}, {'name': 'b', 'stages': [stage('first', 'round_robin')]}],
+     "stage 'first' of run 'b' is not the one that an earlier run has"),
+    ([{'name': 'a', 'stages': [{**stage('first', 'joint'), 'epochs': 3}]}], 'unknown keys epochs'),
+    ([{'stages': [stage('first', 'joint')]}], "without 'name'"),
+    ([{'name': 'a', 'stages': [stage('first', 'joint')]}], 'must be the seed')])    # of its report_split
+def test_wrong_runs_are_found_before_any_training(runs, what, tmp_path):
+    path = tmp_path / 'ablations.yaml'
+    path.write_text(yaml.safe_dump({
+        'report_split': 'val', 'runs': runs, 'shared': {'dataset': 'scenes', 'split': '1[0:2]', 'network': NETWORK}}))
+    with pytest.raises(ValueError, match=what):
+        ablate(path, None, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
