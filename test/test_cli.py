@@ -181,3 +181,15 @@ def test_export_with_a_file_that_no_search_wrote(trained, capsys):
                    '--exits-of', trained / 'search.json', '--thresholds-of', 'street') == 2
         assert capsys.readouterr().err.strip().endswith('search.json is not a search.json that `ee_seg search` wrote')
     assert not (trained / 'out').exists()
+
+
+@pytest.mark.parametrize('options, cost, limits', [
+    (['--most-macs', '0.5'], 'macs', {'macs': 5e8}), (['--most-ms', '20'], 'ms', {'ms': 20}),
+    (['--miou', '0.6'], 'macs', {}), (['--most-ms', '20', '--miou', '0.6', '--cost', 'macs'], 'macs', {'ms': 20})])
+def test_a_search_is_over_the_cost_that_is_limited(trained, monkeypatch, options, cost, limits):
+    from ee_seg_ros.search import search as searching
+    goals = []
+    monkeypatch.setattr(searching, 'search', lambda *given: goals.append(given[7]) or {'chosen': {}})
+    assert run('search', trained / 'weights.pt', '--out', trained / 'out', '--provenance', trained / 'card.yaml',
+               '--split-name', '0', *options) == 0
+    assert goals[0].cost == cost and goals[0].limits == limits

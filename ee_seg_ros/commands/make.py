@@ -51,7 +51,8 @@ def search(weights: Path = typer.Argument(help='weights.pt of a training of cand
            name: str = typer.Option('searched', help='Name of the bundle, and of its folder in --out.'),
            provenance: Path = PROVENANCE,
            mode: str = typer.Option('input-dependent', help='input-dependent, budgeted (one exit) or anytime.'),
-           cost: str = typer.Option('macs', help='What the Pareto front is drawn over: macs, ms or bytes.'),
+           cost: str = typer.Option(None, help='What the Pareto front is drawn over, and is least for --miou: macs, ms '
+                                               'or bytes; default: what a limit is given for, else macs.'),
            most_macs: float = typer.Option(None, help='At most so many GMAC (1e9 multiply-accumulates) per image.'),
            most_ms: float = typer.Option(None, help='At most so many milliseconds per image on this machine.'),
            most_bytes: float = typer.Option(None, help='At most so many bytes sent per image.'),
@@ -73,10 +74,10 @@ def search(weights: Path = typer.Argument(help='weights.pt of a training of cand
         from ee_seg_ros.search.search import search as job
     except ImportError as error:
         raise shared.missing(error, shared.TORCH) from None
-    limits = {'macs': most_macs and most_macs * 1e9, 'ms': most_ms, 'bytes': most_bytes}
+    given = {'macs': most_macs and most_macs * 1e9, 'ms': most_ms, 'bytes': most_bytes}
+    limits = {key: value for key, value in given.items() if value is not None}
     options = {'criteria': tuple(criteria.split(','))} if criteria else {}
-    goal = Goal(mode, cost, {key: value for key, value in limits.items() if value is not None}, miou, exits,
-                last, split=split, **options)
+    goal = Goal(mode, cost or next(iter(limits), 'macs'), limits, miou, exits, last, split=split, **options)
     result = job(weights, dataset, root, images, report.make_folder(out), name, card, goal, width, height, limit,
                  threads, report.progress)
     chosen = {key: value if isinstance(value, (str, int, float)) else str(value)
