@@ -7,22 +7,24 @@ from pathlib import Path
 SMOOTHING = 5    # points of the moving mean
 
 
-def read_metrics(path: Path) -> dict:
-    """Loss name -> (steps, values) of Lightning's metrics.csv, in which a row holds what was logged at its step."""
+def read_metrics(logs: Path) -> dict:
+    """Loss name -> (steps, values) of Lightning's metrics.csv files in a folder, one for each start of a training.
+
+    A row holds what was logged at its step; steps that were done again after a kill are there once.
+    """
     losses = {}
-    with path.open(encoding='utf-8', newline='') as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if name.startswith('loss_') and value:
-                    steps, values = losses.setdefault(name.removeprefix('loss_'), ([], []))
-                    steps.append(int(row['step']))
-                    values.append(float(value))
-    return losses
+    for path in logs.glob('*/metrics.csv'):
+        with path.open(encoding='utf-8', newline='') as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if name.startswith('loss_') and value:
+                        losses.setdefault(name.removeprefix('loss_'), {})[int(row['step'])] = float(value)
+    return {name: tuple(zip(*sorted(values.items()))) for name, values in losses.items()}
 
 
-def plot_curves(metrics: Path, picture: Path) -> None:
-    """Draw the losses of a metrics.csv as a PNG; nothing where none was logged, or without matplotlib."""
-    losses = read_metrics(metrics) if metrics.is_file() else {}
+def plot_curves(logs: Path, picture: Path) -> None:
+    """Draw the losses of a training as a PNG; nothing where none was logged, or without matplotlib."""
+    losses = read_metrics(logs)
     if not losses:
         return
     try:

@@ -66,13 +66,20 @@ class _Progress(Callback):
         self.report(f'step {step}/{self.recipe.steps}: {losses}, {left:.1f} min left')
 
 
+class _Average(WeightAveraging):
+    """Also where a checkpoint says that the training has ended: Lightning then skips the end that hands it over."""
+
+    def on_fit_end(self, trainer, module):
+        self.on_train_end(trainer, module)
+
+
 def _average(decay):
     """The moving average as Lightning's callback; short at first, so that random heads are soon forgotten."""
     def average(kept, new, count):
         if not kept.is_floating_point():
             return new
         return kept.lerp(new, 1 - min(decay, float(count) / (float(count) + 10)))
-    return WeightAveraging(avg_fn=average)
+    return _Average(avg_fn=average)
 
 
 def candidate_name(unit: int, head: dict) -> str:
@@ -119,6 +126,11 @@ def _strategy(recipe, devices, nodes):
     return 'ddp_find_unused_parameters_true' if recipe.stage == 'round_robin' else 'ddp'
 
 
+def _next_log(logs):
+    """Name of a folder for this start: Lightning's logger would delete what an earlier one wrote into its own."""
+    return f'start{1 + len(list(logs.glob("start*")))}'
+
+
 def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, weights: str | Path | None = None,
           threads: int = 2, report: Callable[[str], None] = print, devices: int | str = 'auto', nodes: int = 1) -> Path:
     """Train as a recipe says; returns the path of the network with averaged weights, `OUT/weights.pt`.
@@ -126,8 +138,8 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
     recipe_path: of a YAML file, or a recipe. root: folder of the data set. weights: of the backbone (`read_weights`),
     or a weights.pt of an earlier run, which stage `heads` needs. An `OUT/checkpoint.ckpt` is resumed: the result is
     that of a run without a break. threads: of torch. devices, nodes: of Lightning, with DDP where they are several.
-    report: called with one line of progress now and then. Also writes OUT/logs/metrics.csv and OUT/curves.png.
-    Raises ValueError or FileNotFoundError for wrong input.
+    report: called with one line of progress now and then. Also writes OUT/logs/*/metrics.csv, one each time that it is
+    started, and OUT/curves.png. Raises ValueError or FileNotFoundError for wrong input.
     """
     recipe, out = recipe_path if isinstance(recipe_path, Recipe) else read_recipe(recipe_path), Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -139,15 +151,16 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
         offsets = recipe.class_weight_undone * balance.log()
     torch.manual_seed(recipe.seed)
     module = (_heads if recipe.stage == 'heads' else _end_to_end)(recipe, weights, balance, offsets)
-    checkpoint = out / 'checkpoint.ckpt'
+    checkpoint, logs = out / 'checkpoint.ckpt', out / 'logs'
     logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
     warnings.filterwarnings('ignore', module='lightning')    # advice on workers and intervals, every run
     trainer = Trainer(
         max_steps=recipe.steps, max_epochs=-1, precision=recipe.precision, devices=devices, num_nodes=nodes,
         accelerator='auto', strategy=_strategy(recipe, devices, nodes), sync_batchnorm=torch.cuda.is_available(),
         gradient_clip_val=recipe.clip_norm,
-        default_root_dir=out, logger=CSVLogger(out, name='', version='logs'), log_every_n_steps=recipe.log_steps,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        default_root_dir=out, logger=CSVLogger(logs, name='', version=_next_log(logs)),
+        log_every_n_steps=recipe.log_steps, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0,
         callbacks=[_Progress(recipe, report), _average(recipe.average_decay),
                    ModelCheckpoint(out, filename='checkpoint', every_n_train_steps=recipe.checkpoint_steps,
                                    save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=False)])
@@ -156,7 +169,7 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
     if trainer.global_step < recipe.steps:    # Lightning ends quietly when it is interrupted
         raise KeyboardInterrupt
     if trainer.is_global_zero:
-        plot_curves(out / 'logs' / 'metrics.csv', out / 'curves.png')
+        plot_curves(logs, out / 'curves.png')
         shift_classifiers(module.net, -offsets)
         save_network(module.net, out / 'weights.pt')
     return out / 'weights.pt'

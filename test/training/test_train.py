@@ -14,6 +14,7 @@ pytest.importorskip('lightning', reason='lightning is not installed (make train-
 
 from ee_seg_ros.data.scenes import StreetDrive  # noqa: E402
 from ee_seg_ros.models.multi_exit import MultiExitNet, load_network, save_network  # noqa: E402
+from ee_seg_ros.training.curves import read_metrics  # noqa: E402
 from ee_seg_ros.training.recipe import read_recipe  # noqa: E402
 from ee_seg_ros.training.stages import EndToEnd  # noqa: E402
 from ee_seg_ros.training.train import train  # noqa: E402
@@ -89,8 +90,17 @@ def test_a_killed_run_resumes_to_the_same_weights(stage, root, tmp_path, first_s
     resumed = load_network(train(recipe, root, tmp_path / 'killed', weights, threads=1, report=said.append))
     assert said[0].startswith('resuming at step 2')
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict())
-    for file in ('logs/metrics.csv', 'curves.png'):
-        assert (tmp_path / 'whole' / file).is_file()
+    losses = [read_metrics(tmp_path / run / 'logs') for run in ('whole', 'killed')]
+    some = 'final' if stage == 'round_robin' else 'plain'
+    assert losses[0][some] == losses[1][some] and losses[1][some][0] == (0, 1, 2, 3)    # nor are logs lost
+    assert (tmp_path / 'whole' / 'curves.png').is_file()
+
+
+def test_a_run_that_has_ended_gives_the_same_weights_again(root, tmp_path):
+    """As after a kill between the last checkpoint and weights.pt."""
+    recipe = write_recipe(tmp_path / 'recipe.yaml')
+    first, again = (load_network(train(recipe, root, tmp_path / 'out', threads=1, report=quiet)) for _ in range(2))
+    torch.testing.assert_close(again.state_dict(), first.state_dict(), rtol=0, atol=0)
 
 
 def test_exits_take_turns_in_stage_1_and_all_train_in_a_joint_run(tmp_path):
