@@ -5,6 +5,7 @@
 Nothing is rewritten: a unit is a child of the original backbone (its stem, then block by block), so that pretrained
 weights fit and the chain computes what the original computes.
 """
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,19 @@ from ee_seg_ros.models.torchvision_compat import torchvision
 # Name -> output stride of torchvision's own version. MobileNetV2 has no segmentation network there.
 NETWORKS = {'mobilenet_v2': 16, 'deeplabv3_resnet50': 8, 'deeplabv3_resnet101': 8, 'fcn_resnet50': 8,
             'deeplabv3_mobilenet_v3_large': 16, 'lraspp_mobilenet_v3_large': 16}
+
+
+@contextmanager
+def _looking(units):
+    """Run units without a trace: in eval mode, without gradients; their modes come back."""
+    modes = [module.training for module in units.modules()]
+    units.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in zip(units.modules(), modes):
+            module.training = mode
 
 
 @dataclass
@@ -34,14 +48,10 @@ class Backbone:
     def shapes(self, height: int = 64, width: int = 64) -> list:
         """(channels, stride) of what each unit puts out; height and width are multiples of the last stride."""
         shapes, tensor = [], torch.zeros(1, 3, height, width)
-        modes = [module.training for module in self.units.modules()]
-        self.units.eval()
-        with torch.no_grad():
+        with _looking(self.units):
             for unit in self.units:
                 tensor = unit(tensor)
                 shapes.append((tensor.shape[1], height // tensor.shape[2]))
-        for module, mode in zip(self.units.modules(), modes):
-            module.training = mode
         return shapes
 
 
@@ -163,7 +173,7 @@ def build_backbone(name: str, output_stride: int | None = None, classes: int = 1
 def unit_macs(units: nn.ModuleList, height: int, width: int) -> list:
     """Multiply-accumulates of each unit for one image, counted by torch's FlopCounterMode."""
     macs, tensor = [], torch.zeros(1, 3, height, width)
-    with torch.no_grad():
+    with _looking(units):
         for unit in units:
             with FlopCounterMode(display=False) as counter:
                 tensor = unit(tensor)

@@ -92,13 +92,12 @@ def quantise(name_or_path: str, out: str | Path, images: Iterable, float_layers:
     tensors = _tensors_of(bundle, order, images, threads)
     if not tensors:
         raise ValueError('there are no images to find the ranges of the activations with')
-    split = bundle.split or {}
-    exact = {split.get('encode'), split.get('decode')}
+    levels = {name for name, tensor in bundle.tensors.items() if tensor['dtype'] == 'uint8'}
     out.mkdir(parents=True, exist_ok=True)
     document = json.loads(json.dumps(bundle.document))
     for done, graph in enumerate(order, start=1):
         entry, content = document['graphs'][graph], bundle.graph_bytes(graph)
-        if graph not in exact:
+        if not levels & {*entry['inputs'], *entry['outputs']}:
             inputs = [{name: maps[name] for name in entry['inputs']} for maps in tensors]
             content = _quietly(_quantise_graph, content, inputs, float_layers if 'image' in entry['inputs'] else 0)
         (out / entry['file']).write_bytes(content)

@@ -97,7 +97,7 @@ def copy_calibration(source: str, target: str) -> None:
     A twin's in the shipped bundle, for example: the exits must be the same. Raises BundleError if they differ.
     """
     twin, bundle = Bundle.load(source), Bundle.load(target)
-    if [exit_.name for exit_ in twin.exits] != [exit_.name for exit_ in bundle.exits]:
+    if [(exit_.name, exit_.onboard) for exit_ in twin.exits] != [(exit_.name, exit_.onboard) for exit_ in bundle.exits]:
         raise BundleError(f'{source} and {target} have different exits: thresholds of one mean nothing to the other')
     set_temperatures(bundle, [exit_.temperature for exit_ in twin.exits])
     for key in ('criteria', 'calibration', 'search'):

@@ -186,6 +186,15 @@ def test_specs_that_make_no_network(changes, what):
         MultiExitNet(spec(**changes))
 
 
+def test_looking_at_a_network_leaves_no_trace():
+    backbone = build_backbone('mobilenet_v2')
+    backbone.units[4].eval()
+    before = {name: value.clone() for name, value in backbone.units.state_dict().items()}
+    backbone.shapes(), unit_macs(backbone.units, 64, 64)
+    torch.testing.assert_close(backbone.units.state_dict(), before)
+    assert backbone.units[3].training and not backbone.units[4].training
+
+
 def test_output_stride_8_keeps_the_weights():
     coarse, fine = build_backbone('mobilenet_v2', 16), build_backbone('mobilenet_v2', 8)
     assert coarse.shapes()[-1] == (320, 16) and fine.shapes()[-1] == (320, 8)
