@@ -57,6 +57,12 @@ class _Call(nn.Module):
         return getattr(self.owner, self._method)(*tensors)
 
 
+def _bottleneck(split, shapes):
+    """The bottleneck of a split's description; shapes: (channels, stride) of each unit's output."""
+    options = {key: value for key, value in split.items() if key not in ('unit', 'skips')}
+    return Bottleneck(shapes[split['unit']][0], tuple(shapes[unit] for unit in split.get('skips', ())), **options)
+
+
 class MultiExitNet(nn.Module):
     """A segmentation network with early exits, from a JSON-able `spec`:
 
@@ -66,6 +72,8 @@ class MultiExitNet(nn.Module):
     exits: list of {name, unit, head}, the exit sits behind that unit; head as in `build_head`.
     split: {unit, low, high, levels, skips, restored}, see `Bottleneck`: exits behind later units, and the final output,
     are computed from what the bottleneck restores. None: everything runs on one computer.
+    split_candidates: further splits, described alike, each behind a unit of its own; they restore the same finer
+    features. Only their bottlenecks are kept here (`bottlenecks`, by unit): see `splits.with_split`.
     final: head behind the last unit; {kind: own} takes the one that torchvision's network brings along.
     `stride`: the network's input has multiples of it as width and height.
 
@@ -89,9 +97,9 @@ class MultiExitNet(nn.Module):
         self._exit_units = {exit_['name']: exit_['unit'] for exit_ in spec['exits']} | {FINAL: last}
         self.exit_names = tuple(sorted(self._exit_units, key=self._exit_units.get))    # sorted() keeps the given order
         if self.split_unit is not None:
-            options = {key: value for key, value in spec['split'].items() if key not in ('unit', 'skips')}
-            self.bottleneck = Bottleneck(shapes[self.split_unit][0], tuple(shapes[unit] for unit in self._skips),
-                                         **options)
+            self.bottleneck = _bottleneck(spec['split'], shapes)
+        self.bottlenecks = nn.ModuleDict({str(split['unit']): _bottleneck(split, shapes)
+                                          for split in self._split_candidates(shapes)})
         self.exits = nn.ModuleDict({
             exit_['name']: build_head(exit_['head'], shapes[exit_['unit']][0], spec['classes'],
                                       shapes[exit_['unit']][1], self._skip_channels(exit_['unit'], shapes))
@@ -120,13 +128,37 @@ class MultiExitNet(nn.Module):
         if len(set(names)) < len(names) or FINAL in names:
             raise ValueError(f'exits need names of their own, and none is called {FINAL}: {names}')
         for name, unit in [(exit_['name'], exit_['unit']) for exit_ in spec['exits']] + (
-                [] if self.split_unit is None else [('split', self.split_unit)]):
+                [('split', split['unit']) for split in self.splits]):
             if not 0 <= unit <= last or (name == 'split' and unit == last):
                 raise ValueError(f'{name} sits behind unit {unit}, but {spec["backbone"]["name"]} has units 0 to '
                                  f'{last}, and the split lies before the last')
-        if self._skips and not 0 <= min(self._skips) <= max(self._skips) < self.split_unit:
-            raise ValueError(f'skips {list(self._skips)} of the split do not all lie before its unit '
-                             f'{self.split_unit}')
+        for split in self.splits:
+            if not all(0 <= skip < split['unit'] for skip in split.get('skips', ())):
+                raise ValueError(f"skips {split['skips']} of the split do not all lie before its unit {split['unit']}")
+
+    def _split_candidates(self, shapes):
+        """The checked descriptions of all splits but the main one."""
+        main, candidates = self.spec.get('split'), self.spec.get('split_candidates', [])
+        units = [split['unit'] for split in self.splits]
+        if candidates and not main:
+            raise ValueError('split candidates stand in for a split: the network needs a `split` of its own, too')
+        if len(set(units)) < len(units):
+            raise ValueError(f'every split lies behind a unit of its own: these lie behind {units}')
+
+        def finer(split):
+            strides = [shapes[unit][1] for unit in split.get('skips', ())]
+            return f"{split.get('restored', 48)} channels at stride {max(strides)}" if strides else 'nothing'
+        for split in candidates:
+            if finer(split) != finer(main):
+                raise ValueError(f"beside its features the split candidate behind unit {split['unit']} restores "
+                                 f'{finer(split)}, the split {finer(main)}: choose `skips` and `restored` that give '
+                                 'the same, for the same heads take them')
+        return candidates
+
+    @property
+    def splits(self) -> list:
+        """Descriptions of all splits, the main one first; [] without a split."""
+        return [split for split in (self.spec.get('split'), *self.spec.get('split_candidates', ())) if split]
 
     def _offboard(self, unit, name=''):
         return self.split_unit is not None and (unit > self.split_unit or name == FINAL)
@@ -226,9 +258,10 @@ def select_exits(net: MultiExitNet, exits: dict, final: str = FINAL) -> MultiExi
     """A network with some exits of `net` only, with the same weights (copied), in eval mode.
 
     exits: new name -> name in `net`, in order of depth. final: the exit that becomes the last output: the chain ends
-    there, and the split goes if it lies behind.
+    there, and the split goes if it lies behind. Split candidates are not kept.
     """
     spec = copy.deepcopy(net.spec)
+    spec.pop('split_candidates', None)
     described = {exit_['name']: exit_ for exit_ in spec['exits']}
     unknown = ({*exits.values(), final} - set(described)) - {FINAL}
     if unknown:

@@ -5,7 +5,7 @@
 After MESS (Kouris et al., "Multi-Exit Semantic Segmentation Networks", ECCV 2022): number, place and architecture of
 the exits and the exit policy are chosen together, exhaustively, from outputs stored once.
 """
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -32,7 +32,8 @@ class Goal:
     cost -> at most so much, of as many costs as wanted. miou: at least so much, 0..1, for the least cost; None: as much
     as possible within the limits. exits: at most so many, the last included. last: name of the exit that must be the
     last one (None: any). criteria: to choose among. split: whether frames that do not settle onboard are finished
-    offboard; else everything runs on one computer.
+    offboard; else everything runs on one computer. splits: units behind which the network may be split for that
+    (None: behind all that were trained).
     Raises ValueError for what makes no sense.
     """
 
@@ -44,6 +45,7 @@ class Goal:
     last: str | None = None
     criteria: tuple = (*SINGLE, *PAIRED)
     split: bool = True
+    splits: tuple | None = None
 
     def __post_init__(self):
         for what, given, known in (('mode', self.mode, MODES), ('cost', self.cost, COSTS)):
@@ -59,12 +61,28 @@ class Goal:
             raise ValueError(f'limits must be positive numbers: {self.limits}')
         if self.miou is not None and not 0 < self.miou < 1:
             raise ValueError(f'the wanted mIoU {self.miou} must lie between 0 and 1')
-        if self.cost == 'bytes' and not (self.split and self.mode == 'input-dependent'):
+        if self.cost == 'bytes' and not self.may_forward:
             raise ValueError('bytes are only sent in mode input-dependent over a split: give another cost')
+        if self.splits is not None and not (self.splits and self.may_forward):
+            raise ValueError('splits are chosen among in mode input-dependent over a split: name at least one there, '
+                             'none elsewhere')
         if self.last and self.mode == 'budgeted':
             raise ValueError(f'mode budgeted looks for one exit: ask for {self.last} alone by exporting it')
         if self.exits < 2:
             raise ValueError(f'{self.exits} exits are none to choose between: at least 2, or mode budgeted')
+
+    @property
+    def may_forward(self) -> bool:
+        """Whether anything may be finished offboard."""
+        return self.split and self.mode == 'input-dependent'
+
+    def splits_among(self, units: Sequence) -> list:
+        """Those of `units` (all behind which there is a split) to choose among. Raises ValueError for others."""
+        unknown = set(self.splits or ()) - set(units)
+        if unknown:
+            raise ValueError(f"there is no split behind unit {', '.join(map(str, sorted(unknown)))}: choose among "
+                             f"{', '.join(map(str, units))}")
+        return [unit for unit in units if self.may_forward and (self.splits is None or unit in self.splits)]
 
 
 @dataclass(frozen=True)
@@ -85,14 +103,22 @@ def _choices(candidates, kept, goal):
         yield from nested(candidates, kept, 2, goal.exits)
         return
     if goal.last not in candidates.names:
-        raise ValueError(f"there is no exit {goal.last!r} to be the last: choose one of {', '.join(candidates.names)}")
+        return    # not with this split
     last = candidates.names.tolist().index(goal.last)
     before = [index for index in kept if candidates.places[index] < candidates.places[last]]
     yield from ((*exits, last) for exits in nested(candidates, before, 1, goal.exits - 1))
 
 
-def trials(candidates: Candidates, costs: dict, goal: Goal) -> Iterator[Trial]:
-    """Everything that the goal's mode allows, of the candidates that are worth trying."""
+def _forwards(candidates, exits, goal):
+    """Whether some frames are forwarded: the last of these exits lies behind the split."""
+    return goal.may_forward and not candidates.onboard[exits[-1]]
+
+
+def trials(candidates: Candidates, costs: dict, goal: Goal, forwarding: Sequence = (False, True)) -> Iterator[Trial]:
+    """Everything that the goal's mode allows, of the candidates that are worth trying.
+
+    forwarding: whether to try what forwards nothing (False), what does (True), or both.
+    """
     size = costs['macs' if goal.cost == 'bytes' else goal.cost]
     kept = prune(candidates, size, HEADS_PER_PLACE)
     if goal.mode == 'budgeted':
@@ -104,6 +130,8 @@ def trials(candidates: Candidates, costs: dict, goal: Goal) -> Iterator[Trial]:
     else:
         counts = Counts(candidates)
         for exits in _choices(candidates, kept, goal):
+            if _forwards(candidates, exits, goal) not in forwarding:
+                continue
             if goal.split and not candidates.onboard[exits[0]]:
                 continue    # the robot would have no mask of its own
             for criterion in goal.criteria:
@@ -115,15 +143,15 @@ def _rows(trial, rows):
                    costs={name: values[rows] for name, values in trial.costs.items()})
 
 
-def record(candidates: Candidates, trial: Trial, row: int, goal: Goal) -> dict:
-    """One setting as JSON: mode, exits (names, the last is unconditional), split (whether frames are forwarded),
+def record(unit: int | None, candidates: Candidates, trial: Trial, row: int, goal: Goal) -> dict:
+    """One setting as JSON: mode, exits (names, the last is unconditional), split (`unit`; None: nothing is forwarded),
     criterion, thresholds, miou, macs, ms, bytes (means per image), exit_shares, exit_mious (each exit for all images).
 
     In mode anytime `miou` is the mean over the time allowed (`run_anytime`), and the costs are those of all exits.
     """
     index = list(trial.exits)
-    forwards = goal.mode == 'input-dependent' and goal.split and not candidates.onboard[index[-1]]
-    return {'mode': goal.mode, 'exits': candidates.names[index].tolist(), 'split': bool(forwards),
+    return {'mode': goal.mode, 'exits': candidates.names[index].tolist(),
+            'split': unit if _forwards(candidates, index, goal) else None,
             'criterion': trial.criterion, 'thresholds': trial.thresholds[row].tolist(), 'miou': float(trial.miou[row]),
             **{name: float(trial.costs[name][row]) for name in COSTS},
             'exit_shares': trial.shares[row].tolist(), 'exit_mious': candidates.mious[index].tolist()}
@@ -144,48 +172,60 @@ def _choose(front, goal):
                       'or train lighter or better heads')
 
 
-def find(candidates: Candidates, costs: dict, goal: Goal) -> Found:
-    """Compare everything that the goal allows. costs: {'macs': Costs, 'ms': Costs}.
+def find(divided: dict, goal: Goal) -> Found:
+    """Compare everything that the goal allows.
 
-    The front keeps the limits of the other costs, but not that of its own. Raises SearchError.
+    divided: unit behind which the network is split (None: nowhere) -> (`Candidates`, {'macs': Costs, 'ms': Costs}) as
+    they are then, the main split first. What forwards nothing is tried with that one only.
+    The front keeps the limits of the other costs, but not that of its own. Raises SearchError, ValueError.
     """
-    kept, tried = [], 0
+    kept, tried, main, units = [], 0, next(iter(divided)), goal.splits_among(list(divided))
+    names = divided[main][0].names
+    if goal.last is not None and goal.last not in names:
+        raise ValueError(f"there is no exit {goal.last!r} to be the last: choose one of {', '.join(names)}")
     others = {name: limit for name, limit in goal.limits.items() if name != goal.cost}
-    for trial in trials(candidates, costs, goal):
-        tried += len(trial.miou)
-        fits = np.flatnonzero(np.all([trial.costs[name] <= limit for name, limit in others.items()], axis=0)
-                              if others else np.ones(len(trial.miou), bool))
-        rows = fits[pareto(trial.costs[goal.cost][fits], trial.miou[fits])]
-        if len(rows):
-            kept.append(_rows(trial, rows))
+    for unit, (candidates, costs) in divided.items():
+        forwarding = [kind for kind, wanted in ((False, unit == main), (True, unit in units)) if wanted]
+        for trial in trials(candidates, costs, goal, forwarding):
+            tried += len(trial.miou)
+            fits = np.flatnonzero(np.all([trial.costs[name] <= limit for name, limit in others.items()], axis=0)
+                                  if others else np.ones(len(trial.miou), bool))
+            rows = fits[pareto(trial.costs[goal.cost][fits], trial.miou[fits])]
+            if len(rows):
+                kept.append((unit, _rows(trial, rows)))
     front = []
     if kept:
-        places = [(trial, row) for trial in kept for row in range(len(trial.miou))]
-        best = pareto(np.concatenate([trial.costs[goal.cost] for trial in kept]),
-                      np.concatenate([trial.miou for trial in kept]))
-        front = [record(candidates, *places[index], goal) for index in best]
+        places = [(unit, divided[unit][0], trial, row) for unit, trial in kept for row in range(len(trial.miou))]
+        best = pareto(np.concatenate([trial.costs[goal.cost] for _, trial in kept]),
+                      np.concatenate([trial.miou for _, trial in kept]))
+        front = [record(*places[index], goal) for index in best]
     return Found(front, _choose(front, goal), tried)
 
 
-def cross_check(candidates: Candidates, costs: dict, goal: Goal) -> dict | None:
+def cross_check(divided: dict, goal: Goal) -> dict | None:
     """How far the search flatters itself: choose on one half of the images, measure on the other, and the reverse.
 
-    Halves are the first and the last images, for neighbours are alike. Returns means of both ways: {'promised_miou',
-    'kept_miou', 'promised_COST', 'kept_COST'}; None where a half has nothing that meets the goal, or in mode anytime.
+    divided: see `find`. Halves are the first and the last images, for neighbours are alike. Returns means of both ways:
+    {'promised_miou', 'kept_miou', 'promised_COST', 'kept_COST'}; None where a half has nothing that meets the goal, or
+    in mode anytime.
     """
-    count = len(candidates.matrices)
+    main = next(iter(divided))
+    count = len(divided[main][0].matrices)
     if goal.mode == 'anytime' or count < 2:
         return None
-    halves = [candidates.subset(part) for part in np.array_split(np.arange(count), 2)]
+    halves = [{unit: (candidates.subset(part), costs) for unit, (candidates, costs) in divided.items()}
+              for part in np.array_split(np.arange(count), 2)]
     both = []
     for here, there in (halves, halves[::-1]):
         try:
-            promised = find(here, costs, goal).chosen
+            promised = find(here, goal).chosen
         except SearchError:
             return None
-        exits = tuple(there.names.tolist().index(name) for name in promised['exits'])
-        trial = run_alone(there, costs, exits[0]) if len(exits) == 1 else run_cascade(
-            there, Counts(there), costs, exits, promised['criterion'], goal.split, np.array([promised['thresholds']]))
+        candidates, costs = there[main if promised['split'] is None else promised['split']]
+        exits = tuple(candidates.names.tolist().index(name) for name in promised['exits'])
+        trial = run_alone(candidates, costs, exits[0]) if len(exits) == 1 else run_cascade(
+            candidates, Counts(candidates), costs, exits, promised['criterion'], goal.split,
+            np.array([promised['thresholds']]))
         both.append((promised['miou'], trial.miou[0], promised[goal.cost], trial.costs[goal.cost][0]))
     keys = ('promised_miou', 'kept_miou', f'promised_{goal.cost}', f'kept_{goal.cost}')
     return dict(zip(keys, map(float, np.mean(both, axis=0))))

@@ -82,6 +82,24 @@ class Candidates:
         return cls(**arrays, single=single)
 
 
+def joined(first: np.ndarray, count: int, second: np.ndarray, axis: int = 0) -> np.ndarray:
+    """The first `count` entries of one array along an axis, then those of another but its first."""
+    return np.concatenate([np.take(first, range(count), axis), np.delete(second, 0, axis)], axis)
+
+
+def join_candidates(first: Candidates, count: int, second: Candidates) -> Candidates:
+    """The first `count` exits of `first`, then those of `second` but its first, with what `second` sends.
+
+    Both on the same images: what is the same in two networks need not be observed twice.
+    """
+    return Candidates(
+        joined(first.names, count, second.names),
+        joined(first.places, count, first.places.max() + 1 + second.places),    # deeper than all before
+        joined(first.onboard, count, second.onboard), joined(first.matrices, count, second.matrices, 1),
+        joined(first.grids, count, second.grids, 1),
+        {name: joined(scores, count, second.single[name], 1) for name, scores in first.single.items()}, second.payloads)
+
+
 def run_all(engine: Engine, image: np.ndarray) -> tuple:
     """(outputs of all exits in order, bytes of the features) of an image, uint8 (H, W, 3) RGB; engine with part 'all'.
 

@@ -3,7 +3,6 @@
 """From a network with all its trained candidate exits to the bundle that suits a budget best."""
 import contextlib
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +10,10 @@ from pathlib import Path
 from ee_seg_ros.data.datasets import open_dataset, samples_of
 from ee_seg_ros.evaluation.report import make_folder, write_json
 from ee_seg_ros.inference.bundle import Bundle
-from ee_seg_ros.inference.engine import Engine
-from ee_seg_ros.search.calibration import calibrate, set_temperatures, write_document
+from ee_seg_ros.search.calibration import calibrate, write_document
 from ee_seg_ros.search.find import Goal, cross_check, find
-from ee_seg_ros.search.observations import observe_candidates
+from ee_seg_ros.search.look import Look
 from ee_seg_ros.search.plot import plot_search
-from ee_seg_ros.search.profile import profile
 
 SEARCHED = 'searched'    # the operating point that holds the thresholds found
 
@@ -42,10 +39,15 @@ def join_sides(folder: Path) -> None:
 
 
 def chosen_exits(net, chosen: dict):
-    """The network with the exits of a record of the search (`find.record`) alone, renamed exit1, exit2, ..., final."""
+    """The network with the split and the exits of a record of the search (`find.record`) alone.
+
+    They are renamed exit1, exit2, ..., final. What forwards nothing was found on the network with its main split.
+    """
     from ee_seg_ros.models.multi_exit import select_exits
+    from ee_seg_ros.models.splits import with_split
     *early, last = chosen['exits']
-    return select_exits(net, {f'exit{number}': exit_ for number, exit_ in enumerate(early, start=1)}, last)
+    divided = with_split(net, net.split_unit if chosen['split'] is None else chosen['split'])
+    return select_exits(divided, {f'exit{number}': exit_ for number, exit_ in enumerate(early, start=1)}, last)
 
 
 def export_chosen(net, chosen: dict, out: Path, name: str, provenance: dict, classes: list, size: tuple) -> Path:
@@ -53,7 +55,7 @@ def export_chosen(net, chosen: dict, out: Path, name: str, provenance: dict, cla
     from ee_seg_ros.models.export import export
     smaller = chosen_exits(net, chosen)
     export(smaller, out, name, provenance, classes, *size)
-    if smaller.split_unit is not None and not chosen['split']:
+    if smaller.split_unit is not None and chosen['split'] is None:
         join_sides(out)
     return out
 
@@ -73,33 +75,37 @@ def search(weights: str | Path, dataset: str, root: str | None, split: str, out:
            progress: Callable = silent) -> dict:
     """Choose exits, criterion and thresholds for a goal; write the bundle, and how it was found.
 
-    weights: weights.pt whose exits are all candidates. dataset, root, split, limit: labelled images that it was not
-    trained on, and on which no figures are reported afterwards. width, height: of the network input in pixels. threads:
-    of one inference, for the milliseconds too. progress: what -> context manager of a function of (done, total).
-    Writes into `out`: search.json (returned), search.png, observations.npz, and the bundle in the folder `name`, whose
-    criterion has the operating point `searched`. Raises ValueError (SearchError where the goal cannot be met),
-    FileNotFoundError.
+    weights: weights.pt whose exits are all candidates, and whose splits are. dataset, root, split, limit: labelled
+    images that it was not trained on, and on which no figures are reported afterwards. width, height: of the network
+    input in pixels. threads: of one inference, for the milliseconds too. progress: what -> context manager of a
+    function of (done, total).
+    Writes into `out`: search.json (returned), search.png, for each split that was tried observations_splitUNIT.npz
+    (observations.npz for the network's own), and the bundle in the folder `name`, whose criterion has the operating
+    point `searched`. Raises ValueError (SearchError where the goal cannot be met), FileNotFoundError.
     """
-    from ee_seg_ros.models.export import export
     from ee_seg_ros.models.multi_exit import load_network
     out, net, data = make_folder(out), load_network(weights), open_dataset(dataset, root, split, length=limit)
     classes = [{'name': label, 'color': list(map(int, color))}
                for label, color in zip(data.class_names, data.class_colors)]
-    with tempfile.TemporaryDirectory() as folder:
-        export(net, folder, name, provenance, classes, width, height, with_weights=False)
-        bundle, calibration, candidates = _observe(folder, dataset, root, split, limit, threads, progress)
-        candidates.save(out / 'observations.npz')
-        with progress('profile') as report:
-            costs = profile(bundle, data.image(0), threads, report=report)
+    main, *others = [described['unit'] for described in net.splits] or [None]
+    others = [unit for unit in goal.splits_among([main, *others]) if unit != main]
+    look = Look(net, classes, (width, height), lambda: samples_of(dataset, root, split, limit), data.image(0), threads,
+                progress)
+    observed = {main: look.main()}
+    observed |= {unit: look.behind(unit, observed[main]) for unit in others}
+    for unit, seen in observed.items():
+        seen.candidates.save(out / ('observations.npz' if unit == main else f'observations_split{unit}.npz'))
+    divided = {unit: (seen.candidates, seen.costs) for unit, seen in observed.items()}
     began = time.perf_counter()
-    found = find(candidates, costs, goal)
+    found = find(divided, goal)
     seconds = time.perf_counter() - began
-    chosen = {**found.chosen, 'split': net.split_unit if found.chosen['split'] else None}
     result = {
-        'chosen': chosen, 'cross_check': cross_check(candidates, costs, goal), 'front': found.front,
+        'chosen': found.chosen, 'cross_check': cross_check(divided, goal), 'front': found.front,
         'goal': {'mode': goal.mode, 'cost': goal.cost, 'limits': goal.limits, 'miou': goal.miou, 'exits': goal.exits,
-                 'last': goal.last, 'criteria': list(goal.criteria), 'split': goal.split},
-        'candidates': _describe(candidates, costs, calibration), 'images': len(candidates.matrices),
+                 'last': goal.last, 'criteria': list(goal.criteria), 'split': goal.split,
+                 'splits': goal.splits and list(goal.splits)},
+        'candidates': [entry for unit, seen in observed.items() for entry in seen.describe(unit)],
+        'images': len(observed[main].candidates.matrices),
         'settings_compared': found.tried, 'search_seconds': seconds, 'dataset': dataset, 'split': split,
         'threads': threads}
     write_json(out / 'search.json', result)
@@ -107,29 +113,5 @@ def search(weights: str | Path, dataset: str, root: str | None, split: str, out:
     export_chosen(net, found.chosen, out / name, name, provenance, classes, (width, height))
     with progress('calibration') as report:
         calibrate(str(out / name), dataset, root, split, limit, threads, report)
-    _store(out / name, chosen)
+    _store(out / name, found.chosen)
     return result
-
-
-def _observe(folder, dataset, root, split, limit, threads, progress):
-    """(bundle of all candidates with temperatures, what `calibrate_temperatures` found, Candidates)."""
-    from ee_seg_ros.search.temperature import calibrate_temperatures, labelled_pixels
-    bundle = Bundle.load(str(folder))
-    total, samples = samples_of(dataset, root, split, limit)
-    with progress('temperatures') as report:
-        calibration = calibrate_temperatures(labelled_pixels(
-            Engine(bundle, threads=threads), samples, lambda done: report(done, total)))
-    bundle = set_temperatures(bundle, calibration['temperatures'])
-    _, samples = samples_of(dataset, root, split, limit)
-    with progress('candidates') as report:
-        candidates = observe_candidates(Engine(bundle, threads=threads), samples, lambda done: report(done, total))
-    return bundle, calibration, candidates
-
-
-def _describe(candidates, costs, calibration):
-    """Every candidate as JSON, in order of depth; its costs are those of the exit as a network of its own."""
-    rows = zip(candidates.names, candidates.onboard, candidates.mious, costs['macs'].alone, costs['ms'].alone,
-               costs['macs'].heads, costs['ms'].heads, *calibration.values())
-    keys = ('macs', 'ms', 'head_macs', 'head_ms', 'temperature', 'ece_before', 'ece_after')
-    return [{'name': str(name), 'onboard': bool(onboard), 'miou': float(miou), **dict(zip(keys, map(float, numbers)))}
-            for name, onboard, miou, *numbers in rows]

@@ -17,6 +17,7 @@ class Recipe:
     every iteration) or `heads` (stage 2: only the heads of `candidates`, backbone and final exit frozen).
     network: spec of a `MultiExitNet`; of stage `heads`, whose network comes from the weights, left out.
     candidates: of stage `heads`: list of {unit, head, name, distillation_share}; the last two are optional.
+    splits: of stage `heads`: further places to split the network at, described like its `split`; see `MultiExitNet`.
     keep: of stage `heads`: whether the exits of the earlier stage are trained on as candidates, too.
     dataset, split: see `data.datasets.open_dataset`. phases: list of {steps, height, width, scales, jitter}.
     pixel_shares: of each class, for class weights of (median / share) ** class_weight_power, at most class_weight_max;
@@ -31,6 +32,7 @@ class Recipe:
     phases: list
     network: dict = field(default_factory=dict)
     candidates: list = field(default_factory=list)
+    splits: list = field(default_factory=list)
     keep: bool = True
     dataset: str = 'camvid'
     seed: int = 1
@@ -92,6 +94,9 @@ def make_recipe(content: dict, path: str | Path) -> Recipe:
     if (recipe.stage == 'heads') == bool(recipe.network):
         raise ValueError(f'{path}: stage {recipe.stage} ' + (
             'takes its network from --weights: leave `network` out' if recipe.network else 'needs a `network`'))
+    if recipe.splits and recipe.stage != 'heads':
+        raise ValueError(f'{path}: `splits` are trained in stage heads; stage {recipe.stage} trains the one split '
+                         'of its network')
     for phase in recipe.phases:
         if not isinstance(phase, dict) or set(phase) != {'steps', 'height', 'width', 'scales', 'jitter'}:
             raise ValueError(f'{path}: a phase has the keys steps, height, width, scales and jitter, not {phase}')

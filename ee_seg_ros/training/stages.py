@@ -6,8 +6,10 @@ Patents cover the two-stage scheme: see README.
 """
 import lightning
 import torch
+from torch.nn import functional
 
 from ee_seg_ros.models.multi_exit import DEFAULT_INPUT, FINAL, MultiExitNet
+from ee_seg_ros.models.splits import start_bottleneck
 from ee_seg_ros.training.losses import exit_loss, positive_filtering_loss
 from ee_seg_ros.training.recipe import Recipe
 
@@ -71,6 +73,8 @@ class Heads(Training):
     """Stage 2: every candidate head on its own, distilled from the final exit; the rest is frozen, in eval mode.
 
     One forward pass of the backbone serves all heads. No head's gradients, nor their clipping, touch another's.
+    Bottlenecks of split candidates are trained beside them (`split_loss`); heads behind the split go on seeing what the
+    main bottleneck restores.
     shares: exit name -> share of the distillation in its loss (see `positive_filtering_loss`).
     """
 
@@ -78,12 +82,15 @@ class Heads(Training):
         super().__init__(net, recipe, weights)
         self.shares = shares
         self.net.requires_grad_(False)
-        self.net.exits.requires_grad_(True)
+        self._trained = (*self.net.exits.values(), *self.net.bottlenecks.values())
+        for module in self._trained:
+            module.requires_grad_(True)
         self._freeze()
 
     def _freeze(self):
         self.net.eval()
-        self.net.exits.train()
+        for module in self._trained:
+            module.train()
 
     def on_train_start(self) -> None:
         """Lightning has put the module into train mode: all but the heads go back."""
@@ -96,6 +103,7 @@ class Heads(Training):
             tensors = self.net.features(self._input(images))
             final = next(part for part in self.net.parts if part.name == FINAL)
             teacher = final.module(*[tensors[name] for name in final.inputs])
+            plain = self._plain_features(tensors['image'])
         losses = {}
         for part in self.net.parts:
             if part.kind == 'exit' and part.name != FINAL:
@@ -103,10 +111,46 @@ class Heads(Training):
                 losses[part.name] = positive_filtering_loss(
                     logits, teacher, labels, self.class_weights, self.recipe.loss_stride, self.shares[part.name],
                     self.recipe.distillation_temperature)
+        for split in self.net.spec.get('split_candidates', ()):
+            losses[f"split{split['unit']}"] = self.split_loss(split, plain, tensors.get('restored_skip'), teacher,
+                                                              labels)
         self.log_dict({f'loss_{name}': loss.detach() for name, loss in losses.items()})
         return sum(losses.values())
 
+    def _plain_features(self, tensor):
+        """What each unit up to the last split candidate puts out where no bottleneck comes in between."""
+        last = max((split['unit'] for split in self.net.spec.get('split_candidates', ())), default=-1)
+        return [tensor := unit(tensor) for unit in self.net.units[:last + 1]]
+
+    @torch.no_grad()
+    def start_splits(self, images: torch.Tensor, splits: list) -> None:
+        """Let the bottlenecks of some split candidates begin with what fits these images, uint8 (N, 3, H, W)."""
+        plain = self._plain_features(self._input(images))
+        for split in splits:
+            start_bottleneck(self.net.bottlenecks[str(split['unit'])], plain[split['unit']])
+
+    def split_loss(self, split: dict, plain: list, finer: torch.Tensor | None, teacher: torch.Tensor,
+                   labels: torch.Tensor) -> torch.Tensor:
+        """How far a split candidate's bottleneck is from what the frozen units and the final exit behind it expect.
+
+        The squared error of the features that it restores, over their variance; the same of the finer ones, which shall
+        be the main bottleneck's (`finer`); and what the final exit then makes of them (`positive_filtering_loss`).
+        plain: `_plain_features`. teacher: logits of the final exit behind the main split. labels: uint8 (N, H, W).
+        """
+        unit, bottleneck = split['unit'], self.net.bottlenecks[str(split['unit'])]
+        levels = bottleneck.encode(*[plain[skip] for skip in split.get('skips', ())], plain[unit])
+        *restored_finer, features = bottleneck.decode(*levels)
+        loss = functional.mse_loss(features, plain[unit]) / plain[unit].var()
+        if restored_finer:
+            loss = loss + functional.mse_loss(restored_finer[0], finer) / finer.var()
+        for later in self.net.units[unit + 1:]:
+            features = later(features)
+        logits = self.net.final(features, *restored_finer) if self.net.final.skip_channels else self.net.final(features)
+        return loss + positive_filtering_loss(
+            logits, teacher, labels, self.class_weights, self.recipe.loss_stride, self.recipe.distillation_share,
+            self.recipe.distillation_temperature)
+
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        """Clip the gradients of each head by its own norm."""
-        for head in self.net.exits.values():
-            torch.nn.utils.clip_grad_norm_(head.parameters(), self.recipe.clip_norm)
+        """Clip the gradients of each head, and of each bottleneck, by its own norm."""
+        for module in self._trained:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), self.recipe.clip_norm)

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from ee_seg_ros.data.datasets import open_dataset
 from ee_seg_ros.models.multi_exit import FINAL, MultiExitNet, add_exits, load_network, save_network, select_exits
+from ee_seg_ros.models.splits import add_splits
 from ee_seg_ros.training.batches import Batches
 from ee_seg_ros.training.curves import plot_curves
 from ee_seg_ros.training.losses import class_weights, shift_classifiers
@@ -28,13 +29,17 @@ class _Data(LightningDataModule):
         super().__init__()
         self.dataset, self.recipe = dataset, recipe
 
-    def train_dataloader(self):
+    def batches(self, *place):
+        """`Batches` of the recipe; place: step to start at, rank and world."""
         recipe = self.recipe
-        batches = Batches(self.dataset, recipe.phases, recipe.batch_size, recipe.scene_share,
-                          tuple(recipe.rare_classes), recipe.seed, self.trainer.global_step,
-                          self.trainer.global_rank, self.trainer.world_size)
+        return Batches(self.dataset, recipe.phases, recipe.batch_size, recipe.scene_share, tuple(recipe.rare_classes),
+                       recipe.seed, *place)
+
+    def train_dataloader(self):
+        recipe, trainer = self.recipe, self.trainer
         return torch.utils.data.DataLoader(
-            batches, batch_size=None, num_workers=recipe.workers,
+            self.batches(trainer.global_step, trainer.global_rank, trainer.world_size), batch_size=None,
+            num_workers=recipe.workers,
             generator=torch.Generator(),    # its own: starting a loader must not disturb a resumed run's random state
             # A forked worker would inherit OpenCV's and OpenMP's locks in whatever state they are, and may hang.
             multiprocessing_context='spawn' if recipe.workers else None)
@@ -100,6 +105,8 @@ def _heads(recipe, weights, balance, offsets):
     names = [entry.get('name') or candidate_name(entry['unit'], entry['head']) for entry in recipe.candidates]
     net = add_exits(net, [{'name': name, 'unit': entry['unit'], 'head': entry['head']}
                           for name, entry in zip(names, recipe.candidates)])
+    if recipe.splits:
+        net = add_splits(net, recipe.splits)
     shares = {name: recipe.distillation_share for name in net.exit_names if name != FINAL}
     shares.update({name: entry['distillation_share'] for name, entry in zip(names, recipe.candidates)
                    if 'distillation_share' in entry})
@@ -151,6 +158,9 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
         offsets = recipe.class_weight_undone * balance.log()
     torch.manual_seed(recipe.seed)
     module = (_heads if recipe.stage == 'heads' else _end_to_end)(recipe, weights, balance, offsets)
+    data = _Data(dataset, recipe)
+    if recipe.splits:
+        module.start_splits(next(iter(data.batches()))[0], recipe.splits)
     checkpoint, logs = out / 'checkpoint.ckpt', out / 'logs'
     logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
     warnings.filterwarnings('ignore', module='lightning')    # advice on workers and intervals, every run
@@ -164,7 +174,7 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
         callbacks=[_Progress(recipe, report), _average(recipe.average_decay),
                    ModelCheckpoint(out, filename='checkpoint', every_n_train_steps=recipe.checkpoint_steps,
                                    save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=False)])
-    trainer.fit(module, datamodule=_Data(dataset, recipe), ckpt_path=checkpoint if checkpoint.is_file() else None,
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint if checkpoint.is_file() else None,
                 weights_only=False)
     if trainer.global_step < recipe.steps:    # Lightning ends quietly when it is interrupted
         raise KeyboardInterrupt

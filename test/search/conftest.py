@@ -1,6 +1,8 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """Candidates whose best choice is known by hand, and random ones for brute force."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,21 @@ def known():
     found = candidates(right, [0, 0, 1, 2], [True, True, True, False], entropy)
     reach, heads = np.array([10.0, 10.0, 30.0, 80.0]), np.array([2.0, 9.0, 2.0, 8.0])
     return found, {'macs': Costs(reach, heads, {}), 'ms': Costs(reach / 10, heads / 10, {'entropy': 0.5})}
+
+
+@pytest.fixture
+def two_splits(known):
+    """The four images of `known`, split behind unit 13 as there, or behind unit 8 for fewer bytes.
+
+    There c2 takes finer features that it would not find, and c3 gets 0.9 of a hard image right.
+    """
+    observed, costs = known
+    right = [[1.0, 1.0, 1.0]] * 2 + [[0.6, 0.6, 0.9]] * 2
+    early = candidates(right, [0, 0, 1], [True, True, False], np.delete(observed.single['entropy'], 2, 1), payload=300)
+    left = replace(early, names=np.delete(observed.names, 2))
+    fewer = {name: Costs(np.delete(cost.reach, 2), np.delete(cost.heads, 2), cost.judging)
+             for name, cost in costs.items()}
+    return {13: known, 8: (left, fewer)}
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 """Stored observations hold what the running engine says, and survive being stored."""
 import numpy as np
 import pytest
-from tiny import CLASSES, HEIGHT, WIDTH, tiny_bundle
+from tiny import CLASSES, EXITS, HEIGHT, WIDTH, tiny_bundle
 
 from ee_seg_ros.evaluation.evaluate import observe
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.features import pack
-from ee_seg_ros.search.observations import PAIRED, SINGLE, Candidates, observe_candidates
+from ee_seg_ros.search.observations import PAIRED, SINGLE, Candidates, join_candidates, observe_candidates
 
 
 def _samples():
@@ -66,6 +66,21 @@ def test_part_of_the_images(observed):
     part = observed.subset(np.array([2, 0]))
     np.testing.assert_array_equal(part.score('region', 0, 1), observed.score('region', 0, 1)[[2, 0]])
     np.testing.assert_array_equal(part.matrices, observed.matrices[[2, 0]])
+
+
+def test_exits_that_another_split_leaves_alone_need_not_run_again(tmp_path, observed):
+    """Split one stage later: the first two exits stay as they are, the rest is observed anew, beside the first."""
+    later, rest = (observe_candidates(Engine(Bundle.load(tiny_bundle(tmp_path / name, 'stage3', exits)), threads=1),
+                                      _samples())
+                   for name, exits in (('all', EXITS), ('rest', ('exit1', 'exit3', 'exit4', 'final'))))
+    joined = join_candidates(observed, 2, rest)
+    for name in ('names', 'onboard', 'matrices', 'grids'):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(later, name))
+    np.testing.assert_array_equal(joined.payloads, rest.payloads)
+    for name in SINGLE:
+        np.testing.assert_array_equal(joined.single[name], later.single[name])
+    assert (np.diff(joined.places) > 0).all() and (later.onboard != observed.onboard).any()
+    assert (later.matrices[:, 3] != observed.matrices[:, 3]).any()
 
 
 def test_no_images(engine):

@@ -14,9 +14,10 @@ pytest.importorskip('lightning', reason='lightning is not installed (make train-
 
 from ee_seg_ros.data.scenes import StreetDrive  # noqa: E402
 from ee_seg_ros.models.multi_exit import MultiExitNet, load_network, save_network  # noqa: E402
+from ee_seg_ros.models.splits import add_splits  # noqa: E402
 from ee_seg_ros.training.curves import read_metrics  # noqa: E402
 from ee_seg_ros.training.recipe import read_recipe  # noqa: E402
-from ee_seg_ros.training.stages import EndToEnd  # noqa: E402
+from ee_seg_ros.training.stages import EndToEnd, Heads  # noqa: E402
 from ee_seg_ros.training.train import train  # noqa: E402
 
 PHASES = [{'steps': 2, 'height': 64, 'width': 96, 'scales': [0.5, 1.5], 'jitter': 1.0},
@@ -29,6 +30,9 @@ NETWORK = {
     'final': {'kind': 'decoder', 'width': 16}}
 CANDIDATES = [{'unit': 7, 'head': {'kind': 'deeplab', 'reduction': 8, 'blocks': 1, 'dilate': True}},
               {'unit': 12, 'head': {'kind': 'fcn', 'reduction': 8}, 'distillation_share': 0.0, 'name': 'plain'}]
+
+SPLITS = [{'unit': 7, 'low': 4, 'high': 6, 'levels': 8, 'skips': [3, 6], 'restored': 12},
+          {'unit': 12, 'low': 2, 'high': 12, 'skips': [6], 'restored': 12}]
 
 
 @pytest.fixture(scope='module')
@@ -80,7 +84,8 @@ def first_stage(root, tmp_path_factory):
 
 @pytest.mark.parametrize('stage', ['round_robin', 'heads'])
 def test_a_killed_run_resumes_to_the_same_weights(stage, root, tmp_path, first_stage):
-    recipe = write_recipe(tmp_path / 'recipe.yaml', stage=stage, candidates=CANDIDATES if stage == 'heads' else [])
+    options = {'candidates': CANDIDATES, 'splits': SPLITS} if stage == 'heads' else {}
+    recipe = write_recipe(tmp_path / 'recipe.yaml', stage=stage, **options)
     weights = first_stage if stage == 'heads' else None
     whole = load_network(train(recipe, root, tmp_path / 'whole', weights, threads=1, report=quiet))
     with pytest.raises(Killed):    # between the step and its checkpoint: the step is done again
@@ -123,6 +128,52 @@ def test_stage_2_trains_the_heads_and_nothing_else(root, tmp_path, first_stage):
         assert not (same and name.endswith('classify.weight') and name.startswith('exits.')), name
 
 
+def test_stage_2_trains_split_candidates_beside_the_heads(root, tmp_path, first_stage):
+    """Heads come out as they do without them, and the rest of the network stays as it is."""
+    recipes = [write_recipe(tmp_path / f'{name}.yaml', stage='heads', candidates=CANDIDATES, **options)
+               for name, options in (('plain', {}), ('splits', {'splits': SPLITS}))]
+    plain, both = (load_network(train(recipe, root, tmp_path / recipe.stem, first_stage, threads=1, report=quiet))
+                   for recipe in recipes)
+    assert [split['unit'] for split in both.splits] == [10, 7, 12]
+    old, new = plain.state_dict(), both.state_dict()
+    torch.testing.assert_close({name: new[name] for name in old}, old)
+    assert all(tensor.isfinite().all() for tensor in new.values())
+    assert {'split7', 'split12', 'plain'} < set(read_metrics(tmp_path / 'splits' / 'logs'))
+
+
+def test_a_split_candidate_learns_what_the_final_exit_expects(first_stage, root, tmp_path):
+    """On one batch its loss falls below that of its principal components, whose loss is below that of random ones."""
+    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='heads', splits=SPLITS))
+    torch.manual_seed(0)
+    net = add_splits(load_network(first_stage), SPLITS)
+    module = Heads(net, recipe, None, {name: 0.5 for name in net.exit_names})
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    labels = torch.randint(0, 11, (2, 64, 96), dtype=torch.uint8)
+    found = {}
+    module.log_dict = found.update
+
+    def losses():
+        return module.training_step((images, labels), 0), {
+            unit: float(found[f'loss_split{unit}']) for unit in (7, 12)}
+    _, random = losses()
+    module.start_splits(images, SPLITS)
+    _, started = losses()
+    optimiser = module.configure_optimizers()['optimizer']
+    for group in optimiser.param_groups:
+        group['lr'] = 0.002
+    for _ in range(8):
+        optimiser.zero_grad()
+        total, _ = losses()
+        total.backward()
+        module.configure_gradient_clipping(optimiser)
+        optimiser.step()
+    _, trained = losses()
+    for unit in (7, 12):
+        assert trained[unit] < started[unit] < random[unit]
+    assert not any(parameter.requires_grad for name, parameter in net.named_parameters()
+                   if not name.startswith(('exits.', 'bottlenecks.')))
+
+
 def test_going_on_from_trained_weights(root, tmp_path):
     net = MultiExitNet(NETWORK)
     save_network(net, tmp_path / 'start.pt')
@@ -152,6 +203,7 @@ def test_stage_2_needs_weights_of_stage_1(root, tmp_path):
 
 @pytest.mark.parametrize('changes, what', [
     ({'stage': 'third'}, "'third' is none of"), ({'epochs': 3}, 'unknown keys epochs'), ({'network': {}}, 'needs a'),
+    ({'splits': SPLITS}, 'trained in stage heads'),
     ({'phases': [{'steps': 1}]}, 'a phase has the keys')])
 def test_wrong_recipes_are_refused(changes, what, tmp_path):
     with pytest.raises(ValueError, match=what):

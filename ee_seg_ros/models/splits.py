@@ -1,0 +1,71 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Several places at which the same network may be split: bottlenecks beside the main one, one of which is chosen."""
+import torch
+
+from ee_seg_ros.models.bottleneck import Bottleneck
+from ee_seg_ros.models.multi_exit import MultiExitNet
+
+
+def add_splits(net: MultiExitNet, splits: list) -> MultiExitNet:
+    """`net` with more split candidates (see `MultiExitNet`), whose bottlenecks are random; other weights are copied.
+
+    Where a candidate squeezes the same finer features to as many channels as the main split, it begins with its weights
+    for them.
+    """
+    grown = MultiExitNet({**net.spec, 'split_candidates': [*net.spec.get('split_candidates', ()), *splits]})
+    grown.load_state_dict(net.state_dict(), strict=False)
+    main = net.spec['split']
+    same = {key: value for key, value in net.bottleneck.state_dict().items()
+            if key.startswith(('folds.', 'low.', 'unfold_low.'))}
+    for split in splits:
+        if all(split.get(key) == main.get(key) for key in ('skips', 'low')):
+            grown.bottlenecks[str(split['unit'])].load_state_dict(same, strict=False)
+    return grown
+
+
+def with_split(net: MultiExitNet, unit: int | None) -> MultiExitNet:
+    """`net` split behind `unit` and nowhere else, with the same weights (copied), in eval mode.
+
+    unit: of the main split or of a candidate; None if the network has no split. All that lies behind runs on what that
+    bottleneck restores. Exits that take finer features and change sides are left out: on either side these are others.
+    Raises ValueError for a unit behind which there is no split.
+    """
+    splits = {split['unit']: split for split in net.splits} or {None: None}
+    if unit not in splits:
+        raise ValueError(f"there is no split behind unit {unit}: choose one of {', '.join(map(str, splits))}")
+    spec = {key: value for key, value in net.spec.items() if key != 'split_candidates'}
+    if unit != net.split_unit:
+        first, last = sorted((unit, net.split_unit))
+        spec |= {'split': splits[unit], 'exits': [
+            exit_ for exit_ in spec['exits']
+            if not (first < exit_['unit'] <= last and net.exits[exit_['name']].skip_channels)]}
+    chosen, state = MultiExitNet(spec), net.state_dict()
+    own = 'bottleneck.' if unit == net.split_unit else f'bottlenecks.{unit}.'
+    chosen.load_state_dict({key: state[own + key.removeprefix('bottleneck.') if key.startswith('bottleneck.') else key]
+                            for key in chosen.state_dict()})
+    return chosen.eval()
+
+
+@torch.no_grad()
+def start_bottleneck(bottleneck: Bottleneck, features: torch.Tensor) -> None:
+    """Let a bottleneck begin with the principal components of `features` (N, C, h, w), in place.
+
+    They are the best that linear maps can keep in so few channels; short trainings cannot find that from random
+    weights, for batch norms keep the wrong scale for long.
+    """
+    values = features.transpose(0, 1).flatten(1)
+    mean = values.mean(1)
+    power, directions = torch.linalg.eigh(torch.cov(values, correction=0))
+    squeeze, norm = bottleneck.high
+    count = min(squeeze.out_channels, len(power))
+    spread, directions = power[-count:].clamp(min=1e-6).sqrt(), directions[:, -count:]
+    squeeze.weight[:count] = (directions / spread).T[..., None, None]
+    norm.running_mean[:count], norm.running_var[:count] = directions.T @ mean / spread, 1.0
+    unsqueeze, norm = bottleneck.unfold_high
+    unsqueeze.weight.zero_()
+    unsqueeze.weight[:, :count] = (directions * spread)[..., None, None]
+    norm.running_mean.zero_()
+    norm.running_var.copy_((directions * spread).square().sum(1))
+    norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+    norm.bias.copy_(mean)
