@@ -53,6 +53,10 @@ class Bottleneck(nn.Module):
     def _restore(self, levels):
         return levels * (2 * self.reach / (self.levels - 1)) - self.reach
 
+    def forward(self, features):
+        """The features as they are restored; finer ones are left out."""
+        return self.unfold_high(self._restore(self._quantise(self.high(features))))
+
     def encode(self, *tensors):
         """(skips ..., features) -> (low, high), or (high,) without skips; floats that are whole levels."""
         *skips, features = tensors

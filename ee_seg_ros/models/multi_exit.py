@@ -74,6 +74,7 @@ class MultiExitNet(nn.Module):
     are computed from what the bottleneck restores. None: everything runs on one computer.
     split_candidates: further splits, described alike, each behind a unit of its own; they restore the same finer
     features. Only their bottlenecks are kept here (`bottlenecks`, by unit): see `splits.with_split`.
+    inner: {unit, high, levels}: a bottleneck without a link, part of the network behind that unit; default none.
     final: head behind the last unit; {kind: own} takes the one that torchvision's network brings along.
     `stride`: the network's input has multiples of it as width and height.
 
@@ -90,6 +91,10 @@ class MultiExitNet(nn.Module):
         last = spec['backbone'].get('units', len(backbone.units)) - 1
         self.units = backbone.units[:last + 1]
         self.stride = max(8, *(stride for _, stride in shapes[:last + 1]))    # heads bring finer features to 8
+        inner = spec.get('inner')
+        if inner:    # exits behind its unit see what that puts out, so it comes before the next one
+            following = inner['unit'] + 1
+            self.units[following] = nn.Sequential(_bottleneck(inner, shapes), self.units[following])
         self.split_unit = spec['split']['unit'] if spec.get('split') else None
         self._skip_unit = spec.get('skip')
         self._skips = tuple(spec['split'].get('skips', ())) if spec.get('split') else ()
@@ -218,6 +223,16 @@ class MultiExitNet(nn.Module):
                     break
         return logits
 
+    def run_units(self, tensor: torch.Tensor, first: int, last: int) -> list:
+        """What each of the units `first` to `last` puts out; those behind the split see what is restored there."""
+        outputs = []
+        for index in range(first, last + 1):
+            if index - 1 == self.split_unit:
+                tensor = self.bottleneck(tensor)
+            tensor = self.units[index](tensor)
+            outputs.append(tensor)
+        return outputs
+
     def features(self, image: torch.Tensor) -> dict:
         """Every tensor that a head may take, by name (see `parts`), and the image."""
         tensors = {'image': image}
@@ -258,7 +273,7 @@ def select_exits(net: MultiExitNet, exits: dict, final: str = FINAL) -> MultiExi
     """A network with some exits of `net` only, with the same weights (copied), in eval mode.
 
     exits: new name -> name in `net`, in order of depth. final: the exit that becomes the last output: the chain ends
-    there, and the split goes if it lies behind. Split candidates are not kept.
+    there, and what lies behind goes, a split, too. Split candidates are not kept.
     """
     spec = copy.deepcopy(net.spec)
     spec.pop('split_candidates', None)
@@ -270,8 +285,9 @@ def select_exits(net: MultiExitNet, exits: dict, final: str = FINAL) -> MultiExi
     if final != FINAL:
         spec['final'] = described[final]['head']
         spec['backbone']['units'] = described[final]['unit'] + 1
-        if spec.get('split') and spec['split']['unit'] >= described[final]['unit']:
-            spec['split'] = None
+        for key in ('split', 'inner'):
+            if spec.get(key) and spec[key]['unit'] >= described[final]['unit']:
+                spec[key] = None
     chosen, state, own = MultiExitNet(spec), {}, net.state_dict()
     sources = {f'exits.{new}.': f'exits.{old}.' for new, old in exits.items()}
     if final != FINAL:

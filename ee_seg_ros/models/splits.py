@@ -6,6 +6,8 @@ import torch
 from ee_seg_ros.models.bottleneck import Bottleneck
 from ee_seg_ros.models.multi_exit import MultiExitNet
 
+_FINER = ('low', 'skips', 'restored')    # what only the finer features of a split's description need
+
 
 def add_splits(net: MultiExitNet, splits: list) -> MultiExitNet:
     """`net` with more split candidates (see `MultiExitNet`), whose bottlenecks are random; other weights are copied.
@@ -28,22 +30,29 @@ def with_split(net: MultiExitNet, unit: int | None) -> MultiExitNet:
     """`net` split behind `unit` and nowhere else, with the same weights (copied), in eval mode.
 
     unit: of the main split or of a candidate; None if the network has no split. All that lies behind runs on what that
-    bottleneck restores. Exits that take finer features and change sides are left out: on either side these are others.
+    bottleneck restores. What the main bottleneck makes of the features stays part of the network (`inner`): the units
+    behind it were trained on that, which has little in common with what goes in. Exits that take finer features and
+    change sides are left out: on either side these are others.
     Raises ValueError for a unit behind which there is no split.
     """
     splits = {split['unit']: split for split in net.splits} or {None: None}
     if unit not in splits:
         raise ValueError(f"there is no split behind unit {unit}: choose one of {', '.join(map(str, splits))}")
     spec = {key: value for key, value in net.spec.items() if key != 'split_candidates'}
+    state, renamed = net.state_dict(), {}    # prefix there -> prefix here
     if unit != net.split_unit:
-        first, last = sorted((unit, net.split_unit))
-        spec |= {'split': splits[unit], 'exits': [
+        main, (first, last) = spec['split'], sorted((unit, net.split_unit))
+        spec |= {'split': splits[unit], 'inner': {key: main[key] for key in main if key not in _FINER}, 'exits': [
             exit_ for exit_ in spec['exits']
             if not (first < exit_['unit'] <= last and net.exits[exit_['name']].skip_channels)]}
-    chosen, state = MultiExitNet(spec), net.state_dict()
-    own = 'bottleneck.' if unit == net.split_unit else f'bottlenecks.{unit}.'
-    chosen.load_state_dict({key: state[own + key.removeprefix('bottleneck.') if key.startswith('bottleneck.') else key]
-                            for key in chosen.state_dict()})
+        following = f'units.{net.split_unit + 1}.'
+        renamed = {'bottleneck.': f'bottlenecks.{unit}.', f'{following}0.': 'bottleneck.', f'{following}1.': following}
+    chosen = MultiExitNet(spec)
+
+    def source(key):
+        prefix = next((prefix for prefix in renamed if key.startswith(prefix)), '')
+        return renamed.get(prefix, '') + key.removeprefix(prefix)
+    chosen.load_state_dict({key: state[source(key)] for key in chosen.state_dict()})
     return chosen.eval()
 
 

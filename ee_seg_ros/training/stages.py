@@ -103,7 +103,7 @@ class Heads(Training):
             tensors = self.net.features(self._input(images))
             final = next(part for part in self.net.parts if part.name == FINAL)
             teacher = final.module(*[tensors[name] for name in final.inputs])
-            plain = self._plain_features(tensors['image'])
+            units = self._unit_features(tensors['image'])
         losses = {}
         for part in self.net.parts:
             if part.kind == 'exit' and part.name != FINAL:
@@ -112,39 +112,38 @@ class Heads(Training):
                     logits, teacher, labels, self.class_weights, self.recipe.loss_stride, self.shares[part.name],
                     self.recipe.distillation_temperature)
         for split in self.net.spec.get('split_candidates', ()):
-            losses[f"split{split['unit']}"] = self.split_loss(split, plain, tensors.get('restored_skip'), teacher,
+            losses[f"split{split['unit']}"] = self.split_loss(split, units, tensors.get('restored_skip'), teacher,
                                                               labels)
         self.log_dict({f'loss_{name}': loss.detach() for name, loss in losses.items()})
         return sum(losses.values())
 
-    def _plain_features(self, tensor):
-        """What each unit up to the last split candidate puts out where no bottleneck comes in between."""
+    def _unit_features(self, tensor):
+        """What each unit up to the last split candidate puts out."""
         last = max((split['unit'] for split in self.net.spec.get('split_candidates', ())), default=-1)
-        return [tensor := unit(tensor) for unit in self.net.units[:last + 1]]
+        return self.net.run_units(tensor, 0, last)
 
     @torch.no_grad()
     def start_splits(self, images: torch.Tensor, splits: list) -> None:
         """Let the bottlenecks of some split candidates begin with what fits these images, uint8 (N, 3, H, W)."""
-        plain = self._plain_features(self._input(images))
+        units = self._unit_features(self._input(images))
         for split in splits:
-            start_bottleneck(self.net.bottlenecks[str(split['unit'])], plain[split['unit']])
+            start_bottleneck(self.net.bottlenecks[str(split['unit'])], units[split['unit']])
 
-    def split_loss(self, split: dict, plain: list, finer: torch.Tensor | None, teacher: torch.Tensor,
+    def split_loss(self, split: dict, units: list, finer: torch.Tensor | None, teacher: torch.Tensor,
                    labels: torch.Tensor) -> torch.Tensor:
         """How far a split candidate's bottleneck is from what the frozen units and the final exit behind it expect.
 
         The squared error of the features that it restores, over their variance; the same of the finer ones, which shall
         be the main bottleneck's (`finer`); and what the final exit then makes of them (`positive_filtering_loss`).
-        plain: `_plain_features`. teacher: logits of the final exit behind the main split. labels: uint8 (N, H, W).
+        units: `_unit_features`. teacher: logits of the final exit behind the main split. labels: uint8 (N, H, W).
         """
         unit, bottleneck = split['unit'], self.net.bottlenecks[str(split['unit'])]
-        levels = bottleneck.encode(*[plain[skip] for skip in split.get('skips', ())], plain[unit])
+        levels = bottleneck.encode(*[units[skip] for skip in split.get('skips', ())], units[unit])
         *restored_finer, features = bottleneck.decode(*levels)
-        loss = functional.mse_loss(features, plain[unit]) / plain[unit].var()
+        loss = functional.mse_loss(features, units[unit]) / units[unit].var()
         if restored_finer:
             loss = loss + functional.mse_loss(restored_finer[0], finer) / finer.var()
-        for later in self.net.units[unit + 1:]:
-            features = later(features)
+        features = self.net.run_units(features, unit + 1, len(self.net.units) - 1)[-1]
         logits = self.net.final(features, *restored_finer) if self.net.final.skip_channels else self.net.final(features)
         return loss + positive_filtering_loss(
             logits, teacher, labels, self.class_weights, self.recipe.loss_stride, self.recipe.distillation_share,

@@ -57,22 +57,32 @@ def test_another_split_computes_what_its_bottleneck_lets_through(net, unit, skip
     """Exits before it see plain features, those behind it what it restores; weights are those of the network."""
     found = with_split(net, unit)
     assert found.split_unit == unit and set(net.exit_names) - set(found.exit_names) == left_out
-    features = [IMAGE]
-    for module in net.units[:unit + 1]:
-        features.append(module(features[-1]))
-    del features[0]
-    bottleneck = net.bottlenecks[str(unit)]
-    sent = bottleneck.encode(*(features[skip] for skip in skips), features[unit])
-    assert all(level.max() <= levels - 1 and (level == level.round()).all() for level in sent)
-    finer, restored = bottleneck.decode(*sent)
-    features[unit] = restored
-    for module in net.units[unit + 1:]:
-        features.append(module(features[-1]))
+    features, bottleneck = [], net.bottlenecks[str(unit)]
+    for index, module in enumerate(net.units):
+        tensor = features[-1] if features else IMAGE
+        if index == 11:    # behind the main split all was trained on what its bottleneck makes of the features
+            tensor = net.bottleneck.unfold_high(net.bottleneck._restore(net.bottleneck._quantise(
+                net.bottleneck.high(tensor))))
+        features.append(module(tensor))
+        if index == unit:
+            sent = bottleneck.encode(*(features[skip] for skip in skips), features[unit])
+            assert all(level.max() <= levels - 1 and (level == level.round()).all() for level in sent)
+            finer, features[unit] = bottleneck.decode(*sent)
+            plain = module(tensor)
     logits = found(IMAGE)
     torch.testing.assert_close(logits['final'], net.final(features[-1], finer))
     torch.testing.assert_close(logits['plain14'], net.exits['plain14'](features[14]))
     torch.testing.assert_close(logits['plain10'], net.exits['plain10'](features[10]))
     torch.testing.assert_close(logits['finer7'], net.exits['finer7'](features[7], features[6]))
+    torch.testing.assert_close(found.features(IMAGE)[f'unit{unit}'], plain)
+
+
+def test_exits_can_be_chosen_of_a_network_with_another_split(net):
+    """With the last exit before, at and behind the main split, whose bottleneck is then needed no more, or still."""
+    early, late = with_split(net, 8), with_split(net, 15)
+    for found, last in [(early, name) for name in ('plain7', 'plain10', 'plain14')] + [
+            (late, 'plain10'), (late, 'plain14')]:
+        torch.testing.assert_close(select_exits(found, {}, last)(IMAGE)['final'], found(IMAGE)[last])
 
 
 def test_a_split_that_is_not_there(net):
