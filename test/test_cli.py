@@ -64,7 +64,7 @@ WRONG = [
     (['train', 'nowhere.yaml', '--root', 'EMPTY', '--out', 'OUT'], 'nowhere.yaml does not exist'),
     (['export', 'FILE', '--out', 'OUT', '--provenance', 'FILE', '--thresholds-of', 'street', '--split', 'val'],
      'Give either --split (with --root) or'),
-    (['search', 'FILE', '--out', 'OUT', '--provenance', 'FILE', '--split-name', 'val'], 'must state at least'),
+    (['search', 'FILE', '--out', 'OUT', '--provenance', 'FILE', '--split', 'val'], 'must state at least'),
     (['bench', 'exits', '--bundle', 'street', '--single', 'nowhere', '--out', 'OUT'], "no bundle 'nowhere'"),
     (['export', 'FILE', '--out', 'OUT', '--provenance', 'FILE', '--thresholds-of', 'street'], 'must state at least'),
     (['bench', 'runtime', '--bundle', 'nowhere', '--out', 'OUT'], "no bundle 'nowhere'"),
@@ -191,5 +191,5 @@ def test_a_search_is_over_the_cost_that_is_limited(trained, monkeypatch, options
     goals = []
     monkeypatch.setattr(searching, 'search', lambda *given: goals.append(given[7]) or {'chosen': {}})
     assert run('search', trained / 'weights.pt', '--out', trained / 'out', '--provenance', trained / 'card.yaml',
-               '--split-name', '0', *options) == 0
+               '--split', '0', *options) == 0
     assert goals[0].cost == cost and goals[0].limits == limits

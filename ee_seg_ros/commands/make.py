@@ -60,10 +60,13 @@ def search(weights: Path = typer.Argument(help='weights.pt of a training of cand
            exits: int = typer.Option(4, help='At most so many exits, the last included.'),
            last: str = typer.Option(None, help='Exit that must be the last one, for example final; default any.'),
            criteria: str = typer.Option(None, help='Criteria to choose among, separated by commas.'),
-           split: bool = typer.Option(True, help='Finish offboard what does not settle onboard.'),
+           offboard: bool = typer.Option(True, help='Finish offboard what does not settle onboard; else everything '
+                                                    'runs on one computer.'),
+           split_units: str = typer.Option(None, help='Units behind which the network may be split, separated by '
+                                                      'commas; default all that were trained.'),
            dataset: str = shared.DATASET, root: str = shared.ROOT,
-           images: str = typer.Option(..., '--split-name', help='Split to search on: images that the weights were not '
-                                                                'trained on, and no figures are reported on.'),
+           split: str = typer.Option(..., help='Split to search on: images that the weights were not trained on, and '
+                                               'no figures are reported on.'),
            width: int = WIDTH, height: int = HEIGHT, limit: int = shared.LIMIT, threads: int = shared.THREADS):
     """Choose number, place and kind of the exits, criterion and thresholds for a budget; write the bundle."""
     shared.must_exist(weights, provenance)
@@ -77,8 +80,12 @@ def search(weights: Path = typer.Argument(help='weights.pt of a training of cand
     given = {'macs': most_macs and most_macs * 1e9, 'ms': most_ms, 'bytes': most_bytes}
     limits = {key: value for key, value in given.items() if value is not None}
     options = {'criteria': tuple(criteria.split(','))} if criteria else {}
-    goal = Goal(mode, cost or next(iter(limits), 'macs'), limits, miou, exits, last, split=split, **options)
-    result = job(weights, dataset, root, images, report.make_folder(out), name, card, goal, width, height, limit,
+    if split_units:
+        if not split_units.replace(',', '').isdigit():
+            raise ValueError(f'--split-units {split_units!r}: expected numbers of units, for example 8,13')
+        options['splits'] = tuple(int(unit) for unit in split_units.split(','))
+    goal = Goal(mode, cost or next(iter(limits), 'macs'), limits, miou, exits, last, split=offboard, **options)
+    result = job(weights, dataset, root, split, report.make_folder(out), name, card, goal, width, height, limit,
                  threads, report.progress)
     chosen = {key: value if isinstance(value, (str, int, float)) else str(value)
               for key, value in result['chosen'].items()}
@@ -99,7 +106,8 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
                                                 'were not trained on.'),
            int8: Path = typer.Option(None, help='Also write the bundle in int8 into this folder, its ranges from 32 '
                                                 'images of --calibration.'),
-           calibration: str = typer.Option('train', help='Split whose images set the ranges of int8.'),
+           calibration: str = typer.Option('train', help='Split whose images set the ranges of int8; of a twin, the '
+                                                         'one that it was trained on.'),
            check: str = typer.Option('val', help='Split on which the cost of int8 is measured.'),
            keep_weights: bool = typer.Option(True, help='Also write weights.safetensors, for fine-tuning.'),
            width: int = WIDTH, height: int = HEIGHT, threads: int = shared.THREADS):
@@ -124,6 +132,9 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
     reader = FOLDERS[dataset] if dataset in FOLDERS else open_dataset(dataset, root, split or '0')
     classes = [{'name': label, 'color': [int(value) for value in color]}
                for label, color in zip(reader.class_names, reader.class_colors)]
+    if len(classes) != net.spec['classes']:
+        raise ValueError(f"{weights} knows {net.spec['classes']} classes, data set {dataset} has {len(classes)}: give "
+                         'the --dataset that it was trained on')
     out = make_folder(out)
     job(net, out, name, card, classes, width, height, with_weights=keep_weights)
     if chosen and chosen['split'] is None and net.split_unit is not None:

@@ -9,13 +9,11 @@ from pathlib import Path
 
 from ee_seg_ros.data.datasets import open_dataset, samples_of
 from ee_seg_ros.evaluation.report import make_folder, write_json
-from ee_seg_ros.inference.bundle import Bundle
+from ee_seg_ros.inference.bundle import SEARCHED, Bundle
 from ee_seg_ros.search.calibration import calibrate, write_document
 from ee_seg_ros.search.find import Goal, cross_check, find
 from ee_seg_ros.search.look import Look
 from ee_seg_ros.search.plot import plot_search
-
-SEARCHED = 'searched'    # the operating point that holds the thresholds found
 
 
 @contextlib.contextmanager

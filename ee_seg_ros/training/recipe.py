@@ -97,7 +97,13 @@ def make_recipe(content: dict, path: str | Path) -> Recipe:
     if recipe.splits and recipe.stage != 'heads':
         raise ValueError(f'{path}: `splits` are trained in stage heads; stage {recipe.stage} trains the one split '
                          'of its network')
+    if not isinstance(recipe.phases, list) or not recipe.phases:
+        raise ValueError(f'{path}: `phases` is a list of at least one phase, not {recipe.phases}')
     for phase in recipe.phases:
         if not isinstance(phase, dict) or set(phase) != {'steps', 'height', 'width', 'scales', 'jitter'}:
             raise ValueError(f'{path}: a phase has the keys steps, height, width, scales and jitter, not {phase}')
+        if not isinstance(phase['steps'], int) or phase['steps'] < 1:
+            raise ValueError(f"{path}: a phase has 1 or more steps, not {phase['steps']!r}")
+    if recipe.warmup_steps < 1:
+        raise ValueError(f'{path}: warmup_steps is {recipe.warmup_steps}: expected 1 or more (1: no warm-up)')
     return recipe

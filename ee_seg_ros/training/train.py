@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 
-from ee_seg_ros.data.datasets import open_dataset
+from ee_seg_ros.data.datasets import Scenes, open_dataset
 from ee_seg_ros.models.multi_exit import FINAL, MultiExitNet, add_exits, load_network, save_network, select_exits
 from ee_seg_ros.models.splits import add_splits
 from ee_seg_ros.training.batches import Batches
@@ -126,6 +126,17 @@ def _end_to_end(recipe, weights, balance, offsets):
     return EndToEnd(net, recipe, balance)
 
 
+def _check_classes(recipe, dataset):
+    """A network of other classes than its data, or scenes of other classes, would learn nonsense without a word."""
+    names = tuple(dataset.class_names)
+    for what, count in (('network.classes', recipe.network.get('classes')), ('pixel_shares', len(recipe.pixel_shares))):
+        if count and count != len(names):
+            raise ValueError(f'{what} of the recipe says {count}, data set {recipe.dataset} has {len(names)} classes')
+    if recipe.scene_share and names != Scenes.class_names:
+        raise ValueError(f"scene_share of the recipe is {recipe.scene_share}, but the drawn scenes have CamVid's "
+                         f'classes, not those of {recipe.dataset}: set it to 0')
+
+
 def _strategy(recipe, devices, nodes):
     """Lightning's strategy: DDP where several processes train; in turn, exits are left out of an iteration."""
     if nodes == 1 and str(devices) in ('auto', '1') and torch.cuda.device_count() < 2:
@@ -152,6 +163,7 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(threads)
     dataset = open_dataset(recipe.dataset, root, recipe.split)
+    _check_classes(recipe, dataset)
     balance, offsets = None, torch.zeros(len(dataset.class_names))
     if recipe.pixel_shares:
         balance = class_weights(recipe.pixel_shares, recipe.class_weight_power, recipe.class_weight_max)

@@ -204,10 +204,19 @@ def test_stage_2_needs_weights_of_stage_1(root, tmp_path):
 @pytest.mark.parametrize('changes, what', [
     ({'stage': 'third'}, "'third' is none of"), ({'epochs': 3}, 'unknown keys epochs'), ({'network': {}}, 'needs a'),
     ({'splits': SPLITS}, 'trained in stage heads'),
-    ({'phases': [{'steps': 1}]}, 'a phase has the keys')])
+    ({'phases': [{'steps': 1}]}, 'a phase has the keys'), ({'phases': []}, 'at least one phase'),
+    ({'phases': [{**PHASES[0], 'steps': 0}]}, '1 or more steps'), ({'warmup_steps': 0}, 'no warm-up')])
 def test_wrong_recipes_are_refused(changes, what, tmp_path):
     with pytest.raises(ValueError, match=what):
         read_recipe(write_recipe(tmp_path / 'recipe.yaml', **changes))
+
+
+@pytest.mark.parametrize('changes, what', [
+    ({'network': {**NETWORK, 'classes': 5}}, 'network.classes of the recipe says 5, data set camvid has 11'),
+    ({'pixel_shares': [0.5, 0.5]}, 'pixel_shares of the recipe says 2')])
+def test_a_recipe_for_other_classes_is_refused(changes, what, root, tmp_path):
+    with pytest.raises(ValueError, match=what):
+        train(write_recipe(tmp_path / 'recipe.yaml', **changes), root, tmp_path / 'out', report=quiet)
 
 
 def test_missing_keys_are_named(tmp_path):
