@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ee_seg train`, `search` and `export`: make a bundle."""
 import json
+import sys
 from pathlib import Path
 
 import typer
@@ -35,6 +36,9 @@ def train(recipe: Path = typer.Argument(help='Recipe (YAML); see config/recipes.
         raise shared.missing(error, shared.TORCH) from None
     try:
         if 'runs' in read_yaml(recipe):
+            if devices != 'auto' or nodes != 1:
+                raise ValueError(f'{recipe} is an ablation file, whose runs train on one device in turn: leave '
+                                 '--devices and --nodes out')
             ablations.ablate(recipe, str(root) if root else None, make_folder(out), weights, threads,
                              lambda line: print(line, flush=True))
             print(f'ablations.json is in {out}')
@@ -117,6 +121,7 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
     shared.must_exist(weights, provenance, exits_of)
     card = shared.read_card(provenance)
     try:
+        from ee_seg_ros.models.export import ExportError
         from ee_seg_ros.models.export import export as job
         from ee_seg_ros.models.multi_exit import load_network
         from ee_seg_ros.search.search import chosen_exits, join_sides
@@ -136,7 +141,11 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
         raise ValueError(f"{weights} knows {net.spec['classes']} classes, data set {dataset} has {len(classes)}: give "
                          'the --dataset that it was trained on')
     out = make_folder(out)
-    job(net, out, name, card, classes, width, height, with_weights=keep_weights)
+    try:
+        job(net, out, name, card, classes, width, height, with_weights=keep_weights)
+    except ExportError as error:
+        print(f'ee_seg: {error}', file=sys.stderr)
+        raise typer.Exit(1) from None
     if chosen and chosen['split'] is None and net.split_unit is not None:
         join_sides(out)    # the search was asked for a bundle that runs on one computer
     from ee_seg_ros.search.calibration import calibrate, copy_calibration

@@ -21,6 +21,10 @@ from ee_seg_ros.models.multi_exit import DEFAULT_INPUT, MultiExitNet, Part
 TOLERANCE = 2e-3    # largest difference of a float output between torch and onnxruntime, as a share of the largest
 
 
+class ExportError(RuntimeError):
+    """An ONNX graph does not compute what torch computes."""
+
+
 class _ToLevels(nn.Module):
     """An encoder that puts out its levels as uint8."""
 
@@ -56,15 +60,15 @@ def _check_equal(path, name, expected, found):
     if expected.dtype == torch.uint8:
         wrong = np.count_nonzero(difference) / difference.size
         if difference.max() > 1 or wrong > 1e-3:    # a value on the edge between two levels may fall either way
-            raise RuntimeError(f'{path.name}: {wrong:.2%} of the levels of {name} differ from torch')
+            raise ExportError(f'{path.name}: {wrong:.2%} of the levels of {name} differ from torch')
     elif not difference.max() <= TOLERANCE * max(1.0, float(expected.abs().max())):    # NaN is no less
-        raise RuntimeError(f'{path.name}: {name} differs from torch by {difference.max():.2g}')
+        raise ExportError(f'{path.name}: {name} differs from torch by {difference.max():.2g}')
 
 
 def export_part(part: Part, inputs: list, path: Path) -> tuple:
     """Write one ONNX file, checked against torch; returns (outputs of torch, multiply-accumulates).
 
-    inputs: tensors. The cost is counted by torch's FlopCounterMode. Raises RuntimeError if the graph does not compute
+    inputs: tensors. The cost is counted by torch's FlopCounterMode. Raises ExportError if the graph does not compute
     what torch computes.
     """
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -117,7 +121,7 @@ def export(net: MultiExitNet, out: str | Path, name: str, provenance: dict, clas
     network input, multiples of the backbone's stride. image: float32 (1, 3, height, width) network input for the
     equality check (random if None). with_weights: also write weights.safetensors, for fine-tuning. The bundle has no
     curves yet: `search.calibration.calibrate` measures and stores them. A bundle that lies in `out` is replaced.
-    Raises ValueError for wrong input, RuntimeError if an ONNX graph does not compute what torch computes.
+    Raises ValueError for wrong input, ExportError if an ONNX graph does not compute what torch computes.
     """
     if len(classes) != net.spec['classes']:
         raise ValueError(f"{len(classes)} classes are named, the network has {net.spec['classes']}")

@@ -58,7 +58,8 @@ class Goal:
         if self.cost not in self.limits and self.miou is None:
             raise ValueError(f'how much {self.cost} may it cost? Give that, or the mIoU that is needed at least')
         if any(not limit > 0 for limit in self.limits.values()):
-            raise ValueError(f'limits must be positive numbers: {self.limits}')
+            raise ValueError('limits must be positive numbers, not ' + ', '.join(
+                _amount(limit, name) for name, limit in self.limits.items()))
         if self.miou is not None and not 0 < self.miou < 1:
             raise ValueError(f'the wanted mIoU {self.miou} must lie between 0 and 1')
         if self.cost == 'bytes' and not self.may_forward:
@@ -68,7 +69,7 @@ class Goal:
                              'none elsewhere')
         if self.last and self.mode == 'budgeted':
             raise ValueError(f'mode budgeted looks for one exit: ask for {self.last} alone by exporting it')
-        if self.exits < 2:
+        if self.exits < 2 and self.mode != 'budgeted':
             raise ValueError(f'{self.exits} exits are none to choose between: at least 2, or mode budgeted')
 
     @property
@@ -157,17 +158,22 @@ def record(unit: int | None, candidates: Candidates, trial: Trial, row: int, goa
             'exit_shares': trial.shares[row].tolist(), 'exit_mious': candidates.mious[index].tolist()}
 
 
+def _amount(value, cost):
+    """A cost as people read it."""
+    return f'{value / 1e9:.4g} GMAC' if cost == 'macs' else f'{value:.4g} {cost}'
+
+
 def _choose(front, goal):
     """The record of the front that meets the goal. Raises SearchError."""
     limit = goal.limits.get(goal.cost, np.inf)
     fitting = [entry for entry in front if entry[goal.cost] <= limit and entry['miou'] >= (goal.miou or 0)]
     if fitting:
         return fitting[0 if goal.miou else -1]
-    asked = [f'at most {value:g} {name}' for name, value in goal.limits.items()]
+    asked = [f'at most {_amount(value, name)}' for name, value in goal.limits.items()]
     asked += [f'an mIoU of at least {goal.miou:g}'] if goal.miou else []
     reached = 'nothing keeps the other limits' if not front else (
-        f"the cheapest costs {front[0][goal.cost]:g} {goal.cost} at an mIoU of {front[0]['miou']:.4f}, the best has an "
-        f"mIoU of {front[-1]['miou']:.4f} at {front[-1][goal.cost]:g} {goal.cost}")
+        f"the cheapest costs {_amount(front[0][goal.cost], goal.cost)} at an mIoU of {front[0]['miou']:.4f}, the best "
+        f"has an mIoU of {front[-1]['miou']:.4f} at {_amount(front[-1][goal.cost], goal.cost)}")
     raise SearchError(f"no choice of exits in mode {goal.mode} gives {' and '.join(asked)}: {reached}; ask for less, "
                       'or train lighter or better heads')
 

@@ -114,13 +114,15 @@ def _heads(recipe, weights, balance, offsets):
 
 
 def _end_to_end(recipe, weights, balance, offsets):
-    """Stage 1: the recipe's network, from weights of the backbone or from an earlier run's."""
+    """Stage 1: the recipe's network, from weights of the backbone or from an earlier run's, which may lack exits."""
     if weights is None or Path(weights).suffix != '.pt':
         return EndToEnd(MultiExitNet(recipe.network, weights), recipe, balance)
     net, earlier = MultiExitNet(recipe.network), load_network(weights)
     shift_classifiers(earlier, offsets)
+    new = {f'exits.{name}.' for name in set(net.exit_names) - set(earlier.exit_names)}
+    kept = {key: value for key, value in net.state_dict().items() if key.startswith(tuple(new))}
     try:
-        net.load_state_dict(earlier.state_dict())
+        net.load_state_dict({**earlier.state_dict(), **kept})
     except RuntimeError as error:
         raise ValueError(f'{weights} is of another network than the recipe: {str(error)[:300]}') from None
     return EndToEnd(net, recipe, balance)

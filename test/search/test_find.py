@@ -144,8 +144,8 @@ def test_the_front_rises_in_cost_and_miou(drawn):
 
 
 @pytest.mark.parametrize('goal, said', [
-    (Goal(limits={'macs': 5}), 'at most 5 macs: the cheapest costs 12 macs'),
-    (Goal('budgeted', limits={'macs': 5}), 'the best has an mIoU of 1.0000 at 88 macs'),
+    (Goal(limits={'macs': 5}), 'at most 5e-09 GMAC: the cheapest costs 1.2e-08 GMAC'),
+    (Goal('budgeted', limits={'macs': 5}), 'the best has an mIoU of 1.0000 at 8.8e-08 GMAC'),
     (Goal(miou=0.99, limits={'bytes': 100}), 'an mIoU of at least 0.99: the cheapest'),
     (Goal(miou=0.99, limits={'ms': 0.1}), 'nothing keeps the other limits')])
 def test_what_cannot_be_had_is_said_with_what_can(known, goal, said):
@@ -163,6 +163,10 @@ def test_what_cannot_be_had_is_said_with_what_can(known, goal, said):
 def test_goals_that_make_no_sense(wrong, what):
     with pytest.raises(ValueError, match=what):
         Goal(**wrong)
+
+
+def test_a_static_network_has_one_exit(known):
+    assert len(find({13: known}, Goal('budgeted', limits={'macs': 60}, exits=1)).chosen['exits']) == 1
 
 
 def test_cross_check_measures_on_images_that_were_not_chosen_on(known):

@@ -183,6 +183,18 @@ def test_going_on_from_trained_weights(root, tmp_path):
     assert 0 < moved < 0.1
 
 
+def test_an_exit_that_the_weights_lack_starts_new(root, tmp_path):
+    net, one = MultiExitNet(NETWORK), {**NETWORK, 'exits': NETWORK['exits'][:1]}
+    save_network(MultiExitNet(one), tmp_path / 'one.pt')
+    trained = load_network(train(write_recipe(tmp_path / 'recipe.yaml', stage='joint'), root, tmp_path / 'out',
+                                 tmp_path / 'one.pt', threads=1, report=quiet))
+    assert trained.exit_names == net.exit_names
+    save_network(net, tmp_path / 'both.pt')
+    recipe = write_recipe(tmp_path / 'less.yaml', network=one)
+    with pytest.raises(ValueError, match='of another network than the recipe'):
+        train(recipe, root, tmp_path / 'less', tmp_path / 'both.pt', threads=1, report=quiet)
+
+
 def test_two_processes_train_one_network(root, tmp_path):
     """By the command line: every process but the first is started by running the command again."""
     recipe = write_recipe(tmp_path / 'recipe.yaml', phases=PHASES[:1])
