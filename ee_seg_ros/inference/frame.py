@@ -35,8 +35,9 @@ def preprocess(image: np.ndarray, bundle: Bundle) -> tuple:
     placement = fit(image.shape[1], image.shape[0], bundle)
     size = (placement.content_width, placement.content_height)
     if size != (image.shape[1], image.shape[0]):
-        shrinks = size[0] < image.shape[1]
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        # Averaging areas takes five times as long, and gains nothing (mIoU) before bilinear samples skip pixels.
+        skips = image.shape[1] > 2 * size[0]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
     settings = bundle.document['input']
     levels = np.arange(256, dtype=np.float32)
     tensor = np.empty((1, 3, bundle.height, bundle.width), np.float32)

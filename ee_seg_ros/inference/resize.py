@@ -1,6 +1,7 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """Argmax of class planes that are resized bilinearly, without resizing what cannot win."""
+import math
 import threading
 
 import cv2
@@ -28,15 +29,24 @@ def _row_spans(planes):
 
 
 def _bands(planes, height):
-    """(class id, first row of the plane, last + 1, first row of the output, last + 1) of what has to be resized."""
+    """(class id, rows of the plane, rows of the output that these become, those of them to compare), each (first, end).
+
+    Rows of the plane are cut where both they and those of the output are whole, so that a part is resized as it would
+    be within the whole: anywhere if `height` is a multiple of them, every 7th row where 42 rows become 360.
+    """
     count = planes.shape[1]
-    stride, rest = divmod(height, count)
-    if rest or count < 2 or planes.shape[2] < 2:
-        return [(class_id, 0, count, 0, height) for class_id in range(len(planes))]
-    # Rows of the output whose centres lie in these cells; those beyond the outermost values belong to them.
-    return [(class_id, first, last + 2, 0 if first == 0 else (2 * first + 1) * stride // 2,
-             height if last == count - 2 else ((2 * last + 3) * stride + 1) // 2)
-            for class_id, first, last in _row_spans(planes)]
+    if count < 2 or planes.shape[2] < 2:
+        return [(class_id, (0, count), (0, height), (0, height)) for class_id in range(len(planes))]
+    parts = math.gcd(count, height)
+    cut, become = count // parts, height // parts
+    bands = []
+    for class_id, first, last in _row_spans(planes):
+        begin, end = first // cut, -(-(last + 2) // cut)
+        # Rows of the output whose centres lie in these cells; those beyond the outermost values belong to them.
+        start = 0 if first == 0 else -(-((2 * first + 1) * height - count) // (2 * count))
+        stop = height if last == count - 2 else ((2 * last + 3) * height - count) // (2 * count) + 1
+        bands.append((class_id, (begin * cut, end * cut), (begin * become, end * become), (start, stop)))
+    return bands
 
 
 def _buffers(height, width):
@@ -53,18 +63,18 @@ def _buffers(height, width):
 def argmax_resized(planes: np.ndarray, width: int, height: int) -> np.ndarray:
     """uint8 (height, width): argmax over float32 (C, h, w) planes resized to that size; the first of equals wins.
 
-    Same result as resizing every plane as a whole. Where `height` is a multiple of h, a plane is resized only in the
-    rows in which its class may win: sky above, road below.
+    Same result as resizing every plane as a whole (but for rounding, where `height` is no multiple of h). A plane is
+    resized only in the rows in which its class may win: sky above, road below.
     """
-    stride, bands = height // planes.shape[1], _bands(planes, height)
+    bands = _bands(planes, height)
     best, buffer, wins = _buffers(height, width)
     first_id = bands[0][0] if bands else 0    # no bands: all is NaN
     cv2.resize(planes[first_id], (width, height), dst=best, interpolation=cv2.INTER_LINEAR)
     ids = np.full((height, width), first_id, np.uint8)
-    for class_id, first, last, start, stop in bands[1:]:
-        rows = (last - first) * stride if last - first < planes.shape[1] else height
-        cv2.resize(planes[class_id, first:last], (width, rows), dst=buffer[:rows], interpolation=cv2.INTER_LINEAR)
-        plane, top, won = buffer[start - first * stride:stop - first * stride], best[start:stop], wins[start:stop]
+    for class_id, (first, end), (begin, finish), (start, stop) in bands[1:]:
+        rows = finish - begin
+        cv2.resize(planes[class_id, first:end], (width, rows), dst=buffer[:rows], interpolation=cv2.INTER_LINEAR)
+        plane, top, won = buffer[start - begin:stop - begin], best[start:stop], wins[start:stop]
         cv2.compare(plane, top, cv2.CMP_GT, dst=won)
         cv2.max(plane, top, dst=top)
         # Class ids only grow along this loop, so a maximum does what a slower masked copy would.

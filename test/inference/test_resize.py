@@ -18,7 +18,7 @@ def smooth_planes(seed, classes, rows, columns):
 
 @pytest.mark.parametrize('seed', range(6))
 @pytest.mark.parametrize('rows, columns, width, height', [
-    (46, 60, 480, 368), (23, 30, 480, 368), (23, 30, 90, 69), (10, 12, 97, 61), (1, 8, 64, 8), (8, 1, 8, 64)])
+    (46, 60, 480, 368), (42, 56, 480, 360), (36, 48, 640, 480), (23, 30, 480, 368), (23, 30, 90, 69), (10, 12, 97, 61), (1, 8, 64, 8), (8, 1, 8, 64)])
 def test_equals_the_argmax_of_whole_planes(seed, rows, columns, width, height):
     planes = smooth_planes(seed, 11, rows, columns)
     whole = np.stack([cv2.resize(plane, (width, height)) for plane in planes]).argmax(0)
@@ -67,4 +67,6 @@ def test_classes_that_cannot_win_are_not_resized():
     planes[0, :3], planes[1, 3:], planes[2] = 5, 5, -1    # sky above, road below, and one that is nowhere
     bands = list(_bands(planes, 64))
     assert [band[0] for band in bands] == [0, 1]
-    assert bands[0][1:] == (0, 4, 0, 28) and bands[1][1:] == (2, 8, 20, 64)
+    assert bands[0][1:] == ((0, 4), (0, 32), (0, 28)) and bands[1][1:] == ((2, 8), (16, 64), (20, 64))
+    uneven = list(_bands(planes, 60))    # two rows become 15
+    assert uneven[0][1:] == ((0, 4), (0, 30), (0, 26)) and uneven[1][1:] == ((2, 8), (15, 60), (19, 60))
