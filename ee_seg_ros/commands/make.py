@@ -21,7 +21,7 @@ def train(recipe: Path = typer.Argument(help='Recipe (YAML); see config/recipes.
           out: Path = typer.Option(..., help='Folder for checkpoint.ckpt, logs/, curves.png and weights.pt; a '
                                              'checkpoint that lies there is resumed.'),
           weights: str = typer.Option(None, help="Weights of the backbone (a file, or an entry of torchvision's "
-                                                 'enums), or weights.pt of an earlier run.'),
+                                                 'enums), weights.pt of an earlier run, or a bundle.'),
           threads: int = typer.Option(2, help='Threads of torch.'),
           devices: str = typer.Option('auto', help='How many GPUs (or processes on a CPU) train together.'),
           nodes: int = typer.Option(1, help='How many machines train together.')):

@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The multi-exit network: a chain of units with exits behind some of them, a bottleneck at the split, a final head."""
 import copy
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from ee_seg_ros.models.backbones import build_backbone
@@ -250,16 +252,36 @@ def save_network(net: MultiExitNet, path: str | Path) -> None:
 
 
 def load_network(path: str | Path) -> MultiExitNet:
-    """The network of a file that `save_network` wrote, in eval mode. Raises FileNotFoundError or ValueError."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'{path} does not exist: expected weights.pt of a training')
+    """The network of a weights.pt (`save_network`), or of the folder of a bundle that kept its weights, in eval mode.
+
+    Raises FileNotFoundError or ValueError.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f'{path} does not exist: expected weights.pt of a training, or the folder of a bundle')
     try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-        net = MultiExitNet(content['spec'])
-        net.load_state_dict(content['state'])
+        spec, state = _read_bundle(path) if path.is_dir() else _read_file(path)
+        net = MultiExitNet(spec)
+        net.load_state_dict(state)
     except Exception as error:    # torch raises pickle, zip, key and runtime errors of its own
-        raise ValueError(f'{path} is not a weights.pt that `ee_seg train` wrote: {str(error)[:300]}') from None
+        raise ValueError(f'{path} is neither a weights.pt that `ee_seg train` wrote nor a bundle with '
+                         f'weights.safetensors: {str(error)[:300]}') from None
     return net.eval()
+
+
+def _read_file(path):
+    content = torch.load(path, map_location='cpu', weights_only=True)
+    return content['spec'], content['state']
+
+
+def _read_bundle(folder):
+    document = json.loads((folder / 'bundle.json').read_text(encoding='utf-8'))
+    return document['network'], load_file(str(folder / 'weights.safetensors'))
+
+
+def is_trained(weights: str | Path | None) -> bool:
+    """Whether weights are a whole network's (`load_network`), not only a backbone's."""
+    return weights is not None and (Path(weights).suffix == '.pt' or Path(weights).is_dir())
 
 
 def add_exits(net: MultiExitNet, exits: list) -> MultiExitNet:

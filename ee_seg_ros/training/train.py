@@ -13,7 +13,15 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveragi
 from lightning.pytorch.loggers import CSVLogger
 
 from ee_seg_ros.data.datasets import Scenes, open_dataset
-from ee_seg_ros.models.multi_exit import FINAL, MultiExitNet, add_exits, load_network, save_network, select_exits
+from ee_seg_ros.models.multi_exit import (
+    FINAL,
+    MultiExitNet,
+    add_exits,
+    is_trained,
+    load_network,
+    save_network,
+    select_exits,
+)
 from ee_seg_ros.models.splits import add_splits
 from ee_seg_ros.training.batches import Batches
 from ee_seg_ros.training.curves import plot_curves
@@ -97,8 +105,8 @@ def candidate_name(unit: int, head: dict) -> str:
 
 def _heads(recipe, weights, balance, offsets):
     """Stage 2: the earlier stage's network with the candidates of the recipe."""
-    if weights is None or Path(weights).suffix != '.pt':
-        raise ValueError('stage `heads` starts from the weights.pt of an earlier stage: give it as --weights')
+    if not is_trained(weights):
+        raise ValueError('stage `heads` starts from the weights.pt of an earlier stage, or a bundle: give it as --weights')
     earlier = load_network(weights)
     shift_classifiers(earlier, offsets)
     net = earlier if recipe.keep else select_exits(earlier, {})
@@ -115,7 +123,7 @@ def _heads(recipe, weights, balance, offsets):
 
 def _end_to_end(recipe, weights, balance, offsets):
     """Stage 1: the recipe's network, from weights of the backbone or from an earlier run's, which may lack exits."""
-    if weights is None or Path(weights).suffix != '.pt':
+    if not is_trained(weights):
         return EndToEnd(MultiExitNet(recipe.network, weights), recipe, balance)
     net, earlier = MultiExitNet(recipe.network), load_network(weights)
     shift_classifiers(earlier, offsets)
@@ -156,7 +164,7 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
     """Train as a recipe says; returns the path of the network with averaged weights, `OUT/weights.pt`.
 
     recipe_path: of a YAML file, or a recipe. root: folder of the data set. weights: of the backbone (`read_weights`),
-    or a weights.pt of an earlier run, which stage `heads` needs. An `OUT/checkpoint.ckpt` is resumed: the result is
+    or a weights.pt of an earlier run or a bundle's folder, which stage `heads` needs. An `OUT/checkpoint.ckpt` is resumed: the result is
     that of a run without a break. threads: of torch. devices, nodes: of Lightning, with DDP where they are several.
     report: called with one line of progress now and then. Also writes OUT/logs/*/metrics.csv, one each time that it is
     started, and OUT/curves.png. Raises ValueError or FileNotFoundError for wrong input.

@@ -10,8 +10,6 @@ torch = pytest.importorskip('torch', reason='torch is not installed (make train-
 pytest.importorskip('ee_seg_ros.models', reason='torchvision is not installed (make train-env)')
 pytest.importorskip('safetensors', reason='safetensors is not installed (make train-env)')
 
-from safetensors.torch import load_file  # noqa: E402
-
 from ee_seg_ros.data.scenes import StreetDrive  # noqa: E402
 from ee_seg_ros.inference.bundle import Bundle, shipped_folders  # noqa: E402
 from ee_seg_ros.inference.engine import Engine  # noqa: E402
@@ -20,7 +18,7 @@ from ee_seg_ros.inference.frame import preprocess  # noqa: E402
 from ee_seg_ros.models import export as exporting  # noqa: E402
 from ee_seg_ros.models.backbones import build_backbone  # noqa: E402
 from ee_seg_ros.models.export import export  # noqa: E402
-from ee_seg_ros.models.multi_exit import MultiExitNet  # noqa: E402
+from ee_seg_ros.models.multi_exit import MultiExitNet, load_network  # noqa: E402
 
 CARD = {'data': 'none', 'licence': 'none'}
 CLASSES = [{'name': f'class{index}', 'color': [50 * index] * 3} for index in range(4)]
@@ -88,11 +86,10 @@ def test_shipped_bundles_compute_what_torch_computes(name):
     bundle = Bundle.load(name)
     if 'network' not in bundle.document or not (bundle.path / 'weights.safetensors').is_file():
         pytest.skip(f'bundle {name} does not say which torch network it is, or comes without its weights')
-    net = MultiExitNet(bundle.document['network'])
-    net.load_state_dict(load_file(str(bundle.path / 'weights.safetensors')))
+    net = load_network(bundle.path)
     image = StreetDrive(seed=3).frame(5).image
     height, width = image.shape[:2]
-    for exit_, expected, output in both(bundle, net.eval(), image):
+    for exit_, expected, output in both(bundle, net, image):
         if exit_.onboard:
             assert_same(exit_, expected, output)
         whole = type(output)(bundle, exit_, np.ascontiguousarray(expected), output.placement)
@@ -108,10 +105,8 @@ def test_every_exit_of_a_split_run_equals_torch(bundle, net):
 
 
 def test_the_bundle_brings_what_torch_needs(bundle, net):
-    again = MultiExitNet(bundle.document['network'])
-    again.load_state_dict(load_file(str(bundle.path / 'weights.safetensors')))
     image = torch.rand(1, 3, HEIGHT, WIDTH)
-    torch.testing.assert_close(again.eval()(image), net(image))
+    torch.testing.assert_close(load_network(bundle.path)(image), net(image))
     assert bundle.document['codec']['levels'] == 16    # the bottleneck's default
 
 

@@ -151,7 +151,7 @@ def test_file_round_trip(net, tmp_path):
     save_network(net, tmp_path / 'weights.pt')
     torch.testing.assert_close(load_network(tmp_path / 'weights.pt')(IMAGE), net(IMAGE))
     (tmp_path / 'noise.pt').write_bytes(b'noise')
-    with pytest.raises(ValueError, match='is not a weights.pt'):
+    with pytest.raises(ValueError, match='is neither a weights.pt'):
         load_network(tmp_path / 'noise.pt')
 
 

@@ -209,7 +209,7 @@ def test_two_processes_train_one_network(root, tmp_path):
 
 def test_stage_2_needs_weights_of_stage_1(root, tmp_path):
     recipe = write_recipe(tmp_path / 'recipe.yaml', stage='heads', candidates=CANDIDATES)
-    with pytest.raises(ValueError, match='weights.pt of an earlier stage'):
+    with pytest.raises(ValueError, match='weights.pt of an earlier stage, or a bundle'):
         train(recipe, root, tmp_path / 'out', None, report=quiet)
 
 
