@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-STAGES = ('round_robin', 'joint', 'heads')
+STAGES = ('round_robin', 'joint', 'heads', 'final')
+LATER = ('heads', 'final')    # go on with an earlier stage's network
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,9 @@ class Recipe:
     """What a recipe file says; fields without a default must be in it.
 
     stage: `round_robin` (MESS's stage 1: everything, one early exit per iteration), `joint` (everything, all exits in
-    every iteration) or `heads` (stage 2: only the heads of `candidates`, backbone and final exit frozen).
-    network: spec of a `MultiExitNet`; of stage `heads`, whose network comes from the weights, left out.
+    every iteration), `heads` (stage 2: only the heads of `candidates`, backbone and final exit frozen) or `final` (only
+    the final exit and the units that nothing else uses).
+    network: spec of a `MultiExitNet`; of `heads` and `final`, whose network comes from the weights, left out.
     candidates: of stage `heads`: list of {unit, head, name, distillation_share}; the last two are optional.
     splits: of stage `heads`: further places to split the network at, described like its `split`; see `MultiExitNet`.
     keep: of stage `heads`: whether the exits of the earlier stage are trained on as candidates, too.
@@ -91,7 +93,7 @@ def make_recipe(content: dict, path: str | Path) -> Recipe:
     recipe = Recipe(**content)
     if recipe.stage not in STAGES:
         raise ValueError(f"{path}: stage {recipe.stage!r} is none of {', '.join(STAGES)}")
-    if (recipe.stage == 'heads') == bool(recipe.network):
+    if (recipe.stage in LATER) == bool(recipe.network):
         raise ValueError(f'{path}: stage {recipe.stage} ' + (
             'takes its network from --weights: leave `network` out' if recipe.network else 'needs a `network`'))
     if recipe.splits and recipe.stage != 'heads':

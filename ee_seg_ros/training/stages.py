@@ -69,20 +69,13 @@ class EndToEnd(Training):
         return sum(loss * (1.0 if name == FINAL else self.recipe.exit_weight) for name, loss in losses.items())
 
 
-class Heads(Training):
-    """Stage 2: every candidate head on its own, distilled from the final exit; the rest is frozen, in eval mode.
+class Frozen(Training):
+    """A stage that trains `modules` of a network; all else is frozen, in eval mode."""
 
-    One forward pass of the backbone serves all heads. No head's gradients, nor their clipping, touch another's.
-    Bottlenecks of split candidates are trained beside them (`split_loss`); heads behind the split go on seeing what the
-    main bottleneck restores.
-    shares: exit name -> share of the distillation in its loss (see `positive_filtering_loss`).
-    """
-
-    def __init__(self, net: MultiExitNet, recipe: Recipe, weights: torch.Tensor | None, shares: dict):
+    def __init__(self, net: MultiExitNet, recipe: Recipe, weights: torch.Tensor | None, modules: tuple):
         super().__init__(net, recipe, weights)
-        self.shares = shares
         self.net.requires_grad_(False)
-        self._trained = (*self.net.exits.values(), *self.net.bottlenecks.values())
+        self._trained = modules
         for module in self._trained:
             module.requires_grad_(True)
         self._freeze()
@@ -93,8 +86,42 @@ class Heads(Training):
             module.train()
 
     def on_train_start(self) -> None:
-        """Lightning has put the module into train mode: all but the heads go back."""
+        """Lightning has put the module into train mode: all but what is trained goes back."""
         self._freeze()
+
+
+class Final(Frozen):
+    """The final exit, and the units behind the last early exit and the split, which nothing else uses.
+
+    In stage 1 the early exits have their say about these units' input; here the final exit makes the most of it. No
+    early exit changes.
+    """
+
+    def __init__(self, net: MultiExitNet, recipe: Recipe, weights: torch.Tensor | None):
+        used = [exit_['unit'] for exit_ in net.spec['exits']] + [-1 if net.split_unit is None else net.split_unit]
+        super().__init__(net, recipe, weights, (*net.units[max(used) + 1:], net.final))
+
+    def training_step(self, batch: tuple, index: int) -> torch.Tensor:
+        """The cross-entropy of the final exit on one batch."""
+        images, labels = batch
+        loss = exit_loss(self.net(self._input(images), [FINAL])[FINAL], labels, self.class_weights,
+                         self.recipe.loss_stride)
+        self.log('loss_final', loss.detach())
+        return loss
+
+
+class Heads(Frozen):
+    """Stage 2: every candidate head on its own, distilled from the final exit; the rest is frozen, in eval mode.
+
+    One forward pass of the backbone serves all heads. No head's gradients, nor their clipping, touch another's.
+    Bottlenecks of split candidates are trained beside them (`split_loss`); heads behind the split go on seeing what the
+    main bottleneck restores.
+    shares: exit name -> share of the distillation in its loss (see `positive_filtering_loss`).
+    """
+
+    def __init__(self, net: MultiExitNet, recipe: Recipe, weights: torch.Tensor | None, shares: dict):
+        super().__init__(net, recipe, weights, (*net.exits.values(), *net.bottlenecks.values()))
+        self.shares = shares
 
     def training_step(self, batch: tuple, index: int) -> torch.Tensor:
         """The sum of all heads' losses on one batch: no parameter is in more than one of them."""

@@ -27,7 +27,7 @@ from ee_seg_ros.training.batches import Batches
 from ee_seg_ros.training.curves import plot_curves
 from ee_seg_ros.training.losses import class_weights, shift_classifiers
 from ee_seg_ros.training.recipe import Recipe, read_recipe
-from ee_seg_ros.training.stages import EndToEnd, Heads
+from ee_seg_ros.training.stages import EndToEnd, Final, Heads
 
 
 class _Data(LightningDataModule):
@@ -103,12 +103,24 @@ def candidate_name(unit: int, head: dict) -> str:
     return '_'.join([f'u{unit}', head['kind'], *knobs])
 
 
-def _heads(recipe, weights, balance, offsets):
-    """Stage 2: the earlier stage's network with the candidates of the recipe."""
+def _earlier(recipe, weights, offsets):
+    """The network that an earlier stage trained."""
     if not is_trained(weights):
-        raise ValueError('stage `heads` starts from the weights.pt of an earlier stage, or a bundle: give it as --weights')
+        raise ValueError(f'stage `{recipe.stage}` starts from the weights.pt of an earlier stage, or a bundle: give it '
+                         'as --weights')
     earlier = load_network(weights)
     shift_classifiers(earlier, offsets)
+    return earlier
+
+
+def _final(recipe, weights, balance, offsets):
+    """The final exit of the earlier stage's network."""
+    return Final(_earlier(recipe, weights, offsets), recipe, balance)
+
+
+def _heads(recipe, weights, balance, offsets):
+    """Stage 2: the earlier stage's network with the candidates of the recipe."""
+    earlier = _earlier(recipe, weights, offsets)
     net = earlier if recipe.keep else select_exits(earlier, {})
     names = [entry.get('name') or candidate_name(entry['unit'], entry['head']) for entry in recipe.candidates]
     net = add_exits(net, [{'name': name, 'unit': entry['unit'], 'head': entry['head']}
@@ -125,8 +137,7 @@ def _end_to_end(recipe, weights, balance, offsets):
     """Stage 1: the recipe's network, from weights of the backbone or from an earlier run's, which may lack exits."""
     if not is_trained(weights):
         return EndToEnd(MultiExitNet(recipe.network, weights), recipe, balance)
-    net, earlier = MultiExitNet(recipe.network), load_network(weights)
-    shift_classifiers(earlier, offsets)
+    net, earlier = MultiExitNet(recipe.network), _earlier(recipe, weights, offsets)
     new = {f'exits.{name}.' for name in set(net.exit_names) - set(earlier.exit_names)}
     kept = {key: value for key, value in net.state_dict().items() if key.startswith(tuple(new))}
     try:
@@ -179,7 +190,7 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
         balance = class_weights(recipe.pixel_shares, recipe.class_weight_power, recipe.class_weight_max)
         offsets = recipe.class_weight_undone * balance.log()
     torch.manual_seed(recipe.seed)
-    module = (_heads if recipe.stage == 'heads' else _end_to_end)(recipe, weights, balance, offsets)
+    module = {'heads': _heads, 'final': _final}.get(recipe.stage, _end_to_end)(recipe, weights, balance, offsets)
     data = _Data(dataset, recipe)
     if recipe.splits:
         module.start_splits(next(iter(data.batches()))[0], recipe.splits)

@@ -54,7 +54,7 @@ def write_recipe(path, **changes):
     content = {'stage': 'round_robin', 'network': NETWORK, 'split': 'train', 'phases': PHASES, 'batch_size': 2,
                'scene_share': 0.3, 'rare_classes': [2, 6], 'warmup_steps': 1, 'average_decay': 0.9, 'workers': 0,
                'checkpoint_steps': 1, 'log_steps': 1, 'pixel_shares': [(1 + k) / 66 for k in range(11)], **changes}
-    if content['stage'] == 'heads':
+    if content['stage'] in ('heads', 'final'):
         content.pop('network')
     path.write_text(yaml.safe_dump(content))
     return path
@@ -126,6 +126,18 @@ def test_stage_2_trains_the_heads_and_nothing_else(root, tmp_path, first_stage):
         same = torch.allclose(old[name].float(), new[name].float(), atol=1e-6)
         assert same or name.startswith('exits.'), name
         assert not (same and name.endswith('classify.weight') and name.startswith('exits.')), name
+
+
+def test_the_final_exit_is_trained_with_what_only_it_uses(root, tmp_path, first_stage):
+    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='final')
+    before, after = (load_network(path) for path in (
+        first_stage, train(recipe, root, tmp_path / 'out', first_stage, threads=1, report=quiet)))
+    old, new = before.state_dict(), after.state_dict()
+    changed = {name for name in old if not torch.allclose(old[name].float(), new[name].float(), atol=1e-6)}
+    assert 'final.classify.weight' in changed and any(name.startswith('units.11.') for name in changed)
+    # Nothing up to unit 10, behind which the last exit and the split are.
+    assert all(name.startswith('final.') or name.split('.')[0] == 'units' and int(name.split('.')[1]) > 10
+               for name in changed)
 
 
 def test_stage_2_trains_split_candidates_beside_the_heads(root, tmp_path, first_stage):
@@ -207,8 +219,9 @@ def test_two_processes_train_one_network(root, tmp_path):
     assert load_network(tmp_path / 'out' / 'weights.pt').exit_names == ('exit1', 'exit2', 'final')
 
 
-def test_stage_2_needs_weights_of_stage_1(root, tmp_path):
-    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='heads', candidates=CANDIDATES)
+@pytest.mark.parametrize('stage', ['heads', 'final'])
+def test_later_stages_need_weights_of_an_earlier_one(stage, root, tmp_path):
+    recipe = write_recipe(tmp_path / 'recipe.yaml', stage=stage, candidates=CANDIDATES)
     with pytest.raises(ValueError, match='weights.pt of an earlier stage, or a bundle'):
         train(recipe, root, tmp_path / 'out', None, report=quiet)
 
