@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ee_seg_ros.data.datasets import samples_of
-from ee_seg_ros.evaluation.evaluate import Observations, cascade, exit_costs, observe
+from ee_seg_ros.evaluation.evaluate import Observations, cascade, exit_costs, exits_taken, observe
 from ee_seg_ros.evaluation.metrics import mean_iou
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.criteria import CRITERIA
@@ -16,37 +16,63 @@ from ee_seg_ros.search.cascades import pareto, threshold_levels
 
 # Most mIoU that an operating point may lose against running the whole network on every frame.
 ALLOWED_LOSS = {'fast': 0.02, 'balanced': 0.01, 'accurate': 0.005}
+RESAMPLES, SURE = 400, 0.9
 
 
-def curve(bundle: Bundle, observed: Observations, criterion: str) -> list:
-    """The Pareto front, mIoU against mean multiply-accumulates, of a criterion over `cascades.threshold_levels`.
+def _resampled_mious(matrices, weights):
+    """mIoU of each resample; weights (resamples, n) say how often each has each of the (n, ...) matrices."""
+    sums = np.tensordot(weights, matrices, 1)
+    return np.array([mean_iou(total) for total in sums])
 
-    Returns a list of dicts {thresholds, miou, mean_macs, onboard_miou, onboard_macs, exit_shares, forwarded_share, ...}
-    (`evaluation.cascade`), from dear to cheap.
+
+def loss_bound(stopped: np.ndarray, whole: np.ndarray, weights: np.ndarray) -> float:
+    """mIoU (0..1) that is lost against the whole network at most, in `SURE` of the resamples of the images.
+
+    A few dozen images say little about the next thousand: what loses nothing on them by chance shall not pass.
+    stopped: (n, classes, classes + 1) confusion of each image where it ends. whole: (resamples,) mIoU of the whole
+    network. weights: (resamples, n), how often each resample has each image (bootstrap; Efron, Annals of Statistics
+    1979).
     """
-    scores = observed.scores[criterion]
-    onboard = sum(exit_.onboard for exit_ in bundle.judged_exits)
-    points = [{'thresholds': list(map(float, level)), **cascade(bundle, observed, criterion, level)}
-              for level in threshold_levels(CRITERIA[criterion], scores, onboard)]
+    return float(np.nanquantile(whole - _resampled_mious(stopped, weights), SURE))
+
+
+def levels(bundle: Bundle, observed: Observations, criterion: str) -> list:
+    """What a criterion gives at each of `cascades.threshold_levels`.
+
+    A list of dicts {thresholds, miou, mean_macs, onboard_miou, onboard_macs, exit_shares, forwarded_share, ...}
+    (`evaluation.cascade`), and loss_bound (see there).
+    """
+    rule, scores = CRITERIA[criterion], observed.scores[criterion]
+    onboard, count = sum(exit_.onboard for exit_ in bundle.judged_exits), len(scores)
+    weights = np.random.default_rng(0).multinomial(count, [1 / count] * count, RESAMPLES)
+    whole = _resampled_mious(observed.matrices[:, -1], weights)
+    found, bounds = [], {}
+    for level in threshold_levels(rule, scores, onboard):
+        taken = exits_taken(rule, scores, level)
+        if (key := taken.tobytes()) not in bounds:
+            bounds[key] = loss_bound(observed.matrices[np.arange(count), taken], whole, weights)
+        found.append({'thresholds': list(map(float, level)), 'loss_bound': bounds[key],
+                      **cascade(bundle, observed, criterion, level)})
+    return found
+
+
+def curve(points: list) -> list:
+    """The Pareto front of `levels`, mIoU against mean multiply-accumulates, from dear to cheap."""
     front = pareto(np.array([point['mean_macs'] for point in points]), np.array([point['miou'] for point in points]))
     return [points[index] for index in front[::-1]]
 
 
-def operating_points(points: list, full_miou: float) -> dict:
-    """For each operating point the cheapest point of a curve up to which no point loses more than its allowance.
+def operating_points(points: list) -> dict:
+    """For each operating point the cheapest of `levels` whose `loss_bound` is not above its allowance.
 
-    full_miou: mIoU of the whole network on the same images, 0..1. The curve is walked from its dearest point on, and
-    left at the first that loses too much. Where the dearest point loses too much already, the best one is taken.
+    Where there is none, the one of the lowest bound; the cheapest of several that are equal.
     """
     chosen = {}
     for name, loss in ALLOWED_LOSS.items():
-        best = None
-        for point in sorted(points, key=lambda point: -point['mean_macs']):
-            if point['miou'] < full_miou - loss:
-                break
-            best = point
-        best = best or max(points, key=lambda point: point['miou'])
-        kept = ('thresholds', 'miou', 'mean_macs', 'onboard_miou', 'forwarded_share')
+        able = [point for point in points if point['loss_bound'] <= loss]
+        best = min(able, key=lambda point: point['mean_macs']) if able else min(
+            points, key=lambda point: (point['loss_bound'], point['mean_macs']))
+        kept = ('thresholds', 'miou', 'mean_macs', 'loss_bound', 'onboard_miou', 'forwarded_share')
         chosen[name] = {key: best[key] for key in kept}
     return chosen
 
@@ -81,8 +107,8 @@ def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, lim
     mious = [mean_iou(matrix) for matrix in observed.matrices.sum(0)]
     full = mious[-1]
     for criterion, entry in bundle.document['criteria'].items():
-        entry['curve'] = curve(bundle, observed, criterion)
-        entry['operating_points'] = operating_points(entry['curve'], full)
+        found_levels = levels(bundle, observed, criterion)
+        entry['curve'], entry['operating_points'] = curve(found_levels), operating_points(found_levels)
     bundle.document['calibration'] = {
         'bundle_fingerprint': bundle.fingerprint, 'dataset': dataset, 'split': split, 'images': total,
         'full_miou': full, 'full_macs': exit_costs(bundle)[-1],

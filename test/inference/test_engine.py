@@ -1,6 +1,8 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """The engine: where it stops, that a split run equals an unsplit one, and what masks look like."""
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from ee_seg_ros.inference.bundle import BundleError
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.features import pack, unpack
 from ee_seg_ros.inference.frame import fit, preprocess
+from ee_seg_ros.inference.outputs import GRID
 
 
 def test_split_run_over_the_wire_equals_the_run_in_one_process(bundle, engine, features, result):
@@ -131,12 +134,14 @@ def test_preprocess_equals_plain_arithmetic(bundle, image):
     tensor, placement = preprocess(image, bundle)
     assert tensor.shape == (1, 3, bundle.height, bundle.width) and tensor.dtype == np.float32
     content = tensor[0, :, :placement.content_height, :placement.content_width]
-    np.testing.assert_allclose(content, image.transpose(2, 0, 1) / 127.5 - 1, atol=1e-6)
+    scaled = cv2.resize(image, (placement.content_width, placement.content_height), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(content, scaled.transpose(2, 0, 1) / 127.5 - 1, atol=1e-6)
     np.testing.assert_allclose(tensor[0, :, placement.content_height:], 127 / 127.5 - 1, atol=1e-6)
 
 
-@pytest.mark.parametrize('width, height', [(480, 360), (480, 368), (200, 368), (1, 368), (480, 1)])
-def test_preprocess_normalises_exactly_and_pads_the_rest(bundle, width, height):
+@pytest.mark.parametrize('across, down', [(1, 0.95), (1, 1), (0.4, 1), (0, 1), (1, 0)])
+def test_preprocess_normalises_exactly_and_pads_the_rest(bundle, across, down):
+    width, height = max(1, int(across * bundle.width)), max(1, int(down * bundle.height))
     image = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     settings = bundle.document['input']
     padded = np.full((bundle.height, bundle.width, 3), settings['pad'], np.uint8)
@@ -180,8 +185,10 @@ def test_confidence_is_the_top_probability(engine, result):
 
 def test_grid_covers_the_content_only(engine, image):
     wide = engine.segment(image[:180], 'never')    # 480x180: half of the network input is padding
+    rows, columns = math.ceil(engine.bundle.width * 180 / 480 / GRID), engine.bundle.width // GRID
+    assert rows < engine.bundle.height // GRID - 5
     for output in wide.outputs:
-        assert output.grid_classes.shape == (23, 60)
+        assert output.grid_classes.shape == (rows, columns)
 
 
 def test_scenes_are_segmented_well(engine):

@@ -8,27 +8,35 @@ import pytest
 from tiny import CLASSES, tiny_bundle
 
 from ee_seg_ros.evaluation.evaluate import Observations
+from ee_seg_ros.evaluation.metrics import mean_iou
 from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle, BundleError
-from ee_seg_ros.search.calibration import calibrate, copy_calibration, curve, operating_points
+from ee_seg_ros.search.calibration import calibrate, copy_calibration, curve, levels, loss_bound, operating_points
 
 
-def point(miou, macs):
-    return {'thresholds': [macs], 'miou': miou, 'mean_macs': macs, 'onboard_miou': 0.0, 'forwarded_share': 0.0}
+def point(bound, macs):
+    return {'thresholds': [macs], 'miou': 0.7 - bound, 'mean_macs': macs, 'loss_bound': bound, 'onboard_miou': 0.0,
+            'forwarded_share': 0.0}
 
 
 def test_cheapest_point_within_the_allowed_loss():
-    curve = [point(0.70, 9.0), point(0.698, 7.0), point(0.692, 5.0), point(0.681, 3.0), point(0.60, 1.0)]
-    chosen = operating_points(curve, full_miou=0.70)
+    chosen = operating_points([point(0.0, 9.0), point(0.002, 7.0), point(0.008, 5.0), point(0.019, 3.0), point(0.1, 1)])
     assert {name: chosen[name]['mean_macs'] for name in chosen} == {'accurate': 7.0, 'balanced': 5.0, 'fast': 3.0}
 
 
-def test_a_cheap_point_that_is_good_by_chance_is_not_taken():
-    curve = [point(0.70, 9.0), point(0.69, 7.0), point(0.60, 5.0), point(0.70, 3.0)]
-    assert operating_points(curve, full_miou=0.70)['fast']['mean_macs'] == 7.0
-
-
 def test_best_point_where_none_keeps_the_promise():
-    assert operating_points([point(0.5, 1.0), point(0.6, 2.0)], full_miou=0.9)['accurate']['mean_macs'] == 2.0
+    assert operating_points([point(0.4, 1.0), point(0.3, 3.0), point(0.3, 2.0)])['accurate']['mean_macs'] == 2.0
+
+
+def test_the_bound_on_the_loss_grows_with_what_chance_may_have_done():
+    """Two exits that are equally good on average: alike on every image, or now one and now the other."""
+    right, wrong = np.diag([90, 10, 0]), np.full((3, 3), 5) + np.diag([70, 5, 0])
+    wide = np.pad(np.stack([right, wrong]), ((0, 0), (0, 0), (0, 1)))
+    whole = wide[[0, 1] * 10]
+    weights = np.random.default_rng(0).multinomial(20, [1 / 20] * 20, 400)
+    full = np.array([mean_iou(np.tensordot(each, whole, 1)) for each in weights])
+    assert loss_bound(whole, full, weights) == 0
+    assert 0.01 < loss_bound(wide[[1, 0] * 10], full, weights)
+    assert loss_bound(wide[[0] * 20], full, weights) < 0
 
 
 def _copies(folder, *names):
@@ -47,7 +55,7 @@ def test_curves_and_temperatures_are_measured_stored_and_copied(tmp_path):
     stored = bundle.document['calibration']
     assert stored['images'] == 4 and len(stored['ece_before']) == len(stored['ece_after']) == len(bundle.exits)
     assert [entry['name'] for entry in stored['exits']] == [exit_.name for exit_ in bundle.exits]
-    assert len({entry['miou'] for entry in stored['exits']}) == 4 and stored['exits'][-1]['miou'] == stored['full_miou']
+    assert len({entry['miou'] for entry in stored['exits']}) == len(bundle.exits) and stored['exits'][-1]['miou'] == stored['full_miou']
     assert sum(stored['ece_after']) < sum(stored['ece_before'])
     assert any(exit_.temperature != 1 for exit_ in bundle.exits)
     for criterion in ('entropy', 'region'):
@@ -72,7 +80,7 @@ def test_exits_behind_the_split_have_thresholds_of_their_own(tmp_path):
     scores = rng.uniform(size=(9, 4))
     matrices = rng.integers(1, 50, (9, 5, CLASSES, CLASSES + 1))
     matrices[..., np.arange(CLASSES), np.arange(CLASSES)] += 100 * np.arange(5)[None, :, None]    # deeper is better
-    points = curve(bundle, Observations(matrices, {'entropy': scores}), 'entropy')
+    points = curve(levels(bundle, Observations(matrices, {'entropy': scores}), 'entropy'))
     for point in points:
         first, last_onboard, *offboard = point['thresholds']
         assert offboard[0] == offboard[1]
