@@ -12,11 +12,11 @@ from ee_seg_ros.evaluation.metrics import mean_iou
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
-from ee_seg_ros.search.cascades import pareto, threshold_levels
+from ee_seg_ros.search.cascades import threshold_levels
 
 # Most mIoU that an operating point may lose against running the whole network on every frame.
 ALLOWED_LOSS = {'fast': 0.02, 'balanced': 0.01, 'accurate': 0.005}
-RESAMPLES, SURE = 400, 0.9
+RESAMPLES, SURE, CURVE_STEPS = 400, 0.9, 40
 
 
 def _resampled_mious(matrices, weights):
@@ -57,9 +57,16 @@ def levels(bundle: Bundle, observed: Observations, criterion: str) -> list:
 
 
 def curve(points: list) -> list:
-    """The Pareto front of `levels`, mIoU against mean multiply-accumulates, from dear to cheap."""
-    front = pareto(np.array([point['mean_macs'] for point in points]), np.array([point['miou'] for point in points]))
-    return [points[index] for index in front[::-1]]
+    """Of `levels` the best mIoU at each of `CURVE_STEPS` steps of mean multiply-accumulates, from dear to cheap.
+
+    Not only the Pareto front: where a cheap point does better than all dearer ones on these few images, those may still
+    be what others need.
+    """
+    costs, mious = (np.array([point[key] for point in points]) for key in ('mean_macs', 'miou'))
+    steps = np.round((costs - costs.min()) / max(np.ptp(costs), 1.0) * (CURVE_STEPS - 1))
+    best = [min(np.flatnonzero(steps == step), key=lambda index: (-mious[index], costs[index]))
+            for step in np.unique(steps)[::-1]]
+    return [points[index] for index in best]
 
 
 def operating_points(points: list) -> dict:
