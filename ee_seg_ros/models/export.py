@@ -1,6 +1,7 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """Export a trained network to a bundle: one ONNX file per stage and per head, checked against torch."""
+import copy
 import hashlib
 import json
 import warnings
@@ -12,6 +13,7 @@ import onnxruntime
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
 from ee_seg_ros.inference.bundle import OPERATING_POINTS
@@ -47,11 +49,24 @@ class _FromLevels(nn.Module):
         return self.decode(*[tensor.float() for tensor in levels])
 
 
+def _folded(module):
+    """A copy whose transposed convolutions have taken in the batch norms behind them.
+
+    torch's exporter does that for plain convolutions only.
+    """
+    module = copy.deepcopy(module).eval()
+    for chain in [child for child in module.modules() if isinstance(child, nn.Sequential)]:
+        for place, (first, second) in enumerate(zip(list(chain), list(chain)[1:])):
+            if isinstance(first, nn.ConvTranspose2d) and isinstance(second, nn.BatchNorm2d):
+                chain[place], chain[place + 1] = fuse_conv_bn_eval(first, second, transpose=True), nn.Identity()
+    return module
+
+
 def parts(net: MultiExitNet) -> list:
     """The parts of a network as they are exported, in eval mode: features are uint8 between `encode` and `decode`."""
     wrappers = {'encode': _ToLevels, 'decode': _FromLevels}
     pieces = net.eval().parts
-    return [replace(part, module=(wrappers[part.kind](part.module) if part.kind in wrappers else part.module).eval())
+    return [replace(part, module=_folded(wrappers[part.kind](part.module) if part.kind in wrappers else part.module))
             for part in pieces]
 
 

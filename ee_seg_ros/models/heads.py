@@ -125,8 +125,9 @@ class DecoderHead(nn.Module):
         self.skip = conv_bn(skip, 48, 3)
         self.join = nn.Sequential(conv_bn(width + 48, width, 3), separable(width, width))
         self.dropout = nn.Dropout2d(0.1)
-        self.grow = nn.Sequential(nn.Conv2d(width, 4 * 32, 1, bias=False), nn.PixelShuffle(2),
-                                  nn.BatchNorm2d(32), nn.ReLU6(inplace=True))
+        # What a 1x1 convolution and a pixel shuffle would do, 0.7 ms faster in onnxruntime, whose shuffle is slow.
+        self.grow = nn.Sequential(nn.ConvTranspose2d(width, 32, 2, 2, bias=False), nn.BatchNorm2d(32),
+                                  nn.ReLU6(inplace=True))
         self.refine = conv_bn(32, 32, 3)
         self.classify = nn.Conv2d(32, classes, 1)
 
