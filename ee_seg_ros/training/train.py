@@ -175,8 +175,9 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
     """Train as a recipe says; returns the path of the network with averaged weights, `OUT/weights.pt`.
 
     recipe_path: of a YAML file, or a recipe. root: folder of the data set. weights: of the backbone (`read_weights`),
-    or a weights.pt of an earlier run or a bundle's folder, which stage `heads` needs. An `OUT/checkpoint.ckpt` is resumed: the result is
-    that of a run without a break. threads: of torch. devices, nodes: of Lightning, with DDP where they are several.
+    or a weights.pt of an earlier run or a bundle's folder, which stages `heads` and `final` need. An
+    `OUT/checkpoint.ckpt` is resumed: the result is that of a run without a break. threads: of torch. devices, nodes:
+    of Lightning, with DDP where they are several.
     report: called with one line of progress now and then. Also writes OUT/logs/*/metrics.csv, one each time that it is
     started, and OUT/curves.png. Raises ValueError or FileNotFoundError for wrong input.
     """

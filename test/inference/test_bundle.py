@@ -35,7 +35,7 @@ def test_shipped_bundle_has_what_the_nodes_need(bundle):
             assert len(bundle.thresholds(name, point)) == len(bundle.judged_exits)
         if criterion.score:
             assert bundle.document['criteria'][name]['direction'] == criterion.direction
-            assert len(bundle.document['criteria'][name]['curve']) >= 5
+            assert len(bundle.document['criteria'][name]['curve']) >= 10
 
 
 def test_operating_points_cost_more_the_more_accurate_they_are(bundle):

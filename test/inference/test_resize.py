@@ -18,7 +18,8 @@ def smooth_planes(seed, classes, rows, columns):
 
 @pytest.mark.parametrize('seed', range(6))
 @pytest.mark.parametrize('rows, columns, width, height', [
-    (46, 60, 480, 368), (42, 56, 480, 360), (36, 48, 640, 480), (23, 30, 480, 368), (23, 30, 90, 69), (10, 12, 97, 61), (1, 8, 64, 8), (8, 1, 8, 64)])
+    (46, 60, 480, 368), (42, 56, 480, 360), (36, 48, 640, 480), (23, 30, 480, 368), (23, 30, 90, 69),
+    (10, 12, 97, 61), (1, 8, 64, 8), (8, 1, 8, 64)])
 def test_equals_the_argmax_of_whole_planes(seed, rows, columns, width, height):
     planes = smooth_planes(seed, 11, rows, columns)
     whole = np.stack([cv2.resize(plane, (width, height)) for plane in planes]).argmax(0)

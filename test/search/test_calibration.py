@@ -60,7 +60,8 @@ def test_curves_and_temperatures_are_measured_stored_and_copied(tmp_path):
     stored = bundle.document['calibration']
     assert stored['images'] == 4 and len(stored['ece_before']) == len(stored['ece_after']) == len(bundle.exits)
     assert [entry['name'] for entry in stored['exits']] == [exit_.name for exit_ in bundle.exits]
-    assert len({entry['miou'] for entry in stored['exits']}) == len(bundle.exits) and stored['exits'][-1]['miou'] == stored['full_miou']
+    assert len({entry['miou'] for entry in stored['exits']}) == len(bundle.exits)
+    assert stored['exits'][-1]['miou'] == stored['full_miou']
     assert sum(stored['ece_after']) < sum(stored['ece_before'])
     assert any(exit_.temperature != 1 for exit_ in bundle.exits)
     for criterion in ('entropy', 'region'):

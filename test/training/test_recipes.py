@@ -8,11 +8,13 @@ import yaml
 
 pytest.importorskip('torch', reason='torch is not installed (make train-env)')
 pytest.importorskip('ee_seg_ros.training', reason='torchvision is not installed (make train-env)')
+pytest.importorskip('lightning', reason='lightning is not installed (make train-env)')
 
 from ee_seg_ros.data.datasets import FOLDERS  # noqa: E402
 from ee_seg_ros.models.backbones import candidate_units, unit_macs  # noqa: E402
-from ee_seg_ros.models.multi_exit import MultiExitNet  # noqa: E402
+from ee_seg_ros.models.multi_exit import MultiExitNet, add_exits  # noqa: E402
 from ee_seg_ros.training.recipe import LATER, read_recipe  # noqa: E402
+from ee_seg_ros.training.train import candidate_name  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parents[2] / 'config' / 'recipes'
 RECIPES = sorted(path.name for path in FOLDER.glob('*.yaml') if 'stage' in yaml.safe_load(path.read_text()))
@@ -22,7 +24,10 @@ RECIPES = sorted(path.name for path in FOLDER.glob('*.yaml') if 'stage' in yaml.
 def test_recipes_describe_networks(name):
     recipe = read_recipe(FOLDER / name)
     if recipe.stage in LATER:
-        assert recipe.candidates or recipe.keep
+        earlier = MultiExitNet(read_recipe(FOLDER / 'street_twin_3.yaml').network)
+        grown = add_exits(earlier, [{'name': entry.get('name') or candidate_name(entry['unit'], entry['head']),
+                                     'unit': entry['unit'], 'head': entry['head']} for entry in recipe.candidates])
+        assert len(grown.exit_names) == len(earlier.exit_names) + len(recipe.candidates)
         return
     net = MultiExitNet(recipe.network)
     assert recipe.network['classes'] == len(FOLDERS[recipe.dataset].class_names)
