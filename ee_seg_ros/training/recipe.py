@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-STAGES = ('round_robin', 'joint', 'heads', 'final')
-LATER = ('heads', 'final')    # go on with an earlier stage's network
+STAGES = ('round_robin', 'joint', 'heads', 'tail')
+LATER = ('heads', 'tail')    # go on with an earlier stage's network
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,13 @@ class Recipe:
     """What a recipe file says; fields without a default must be in it.
 
     stage: `round_robin` (MESS's stage 1: everything, one early exit per iteration), `joint` (everything, all exits in
-    every iteration), `heads` (stage 2: only the heads of `candidates`, backbone and final exit frozen) or `final` (only
-    the final exit and the units that nothing else uses).
-    network: spec of a `MultiExitNet`; of `heads` and `final`, whose network comes from the weights, left out.
-    candidates: of stage `heads`: list of {unit, head, name, distillation_share}; the last two are optional.
+    every iteration), `heads` (stage 2: only the heads of `candidates`, backbone and final exit frozen) or `tail` (what
+    lies behind a unit, the rest frozen).
+    network: spec of a `MultiExitNet`; of `heads` and `tail`, whose network comes from the weights, left out.
+    candidates: of stage `heads`: list of {unit, head, name, distillation_share}; the last two are optional. Of stage
+    `tail`: list of {unit, head, name}; one that is called like an exit of the earlier stage takes its place.
+    first_unit: of stage `tail`: the first unit to train; None: the first that only the final exit uses. tile: (height,
+    width) in cells, of the tiles that it learns to work on, too; see `stages.Tail`.
     splits: of stage `heads`: further places to split the network at, described like its `split`; see `MultiExitNet`.
     keep: of stage `heads`: whether the exits of the earlier stage are trained on as candidates, too.
     dataset, split: see `data.datasets.open_dataset`. phases: list of {steps, height, width, scales, jitter}.
@@ -36,6 +39,8 @@ class Recipe:
     candidates: list = field(default_factory=list)
     splits: list = field(default_factory=list)
     keep: bool = True
+    first_unit: int | None = None
+    tile: list = field(default_factory=list)
     dataset: str = 'camvid'
     seed: int = 1
     batch_size: int = 8

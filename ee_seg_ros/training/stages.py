@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ee_seg_ros.models.multi_exit import DEFAULT_INPUT, FINAL, MultiExitNet
 from ee_seg_ros.models.splits import start_bottleneck
+from ee_seg_ros.models.tiles import tiled_logits
 from ee_seg_ros.training.losses import exit_loss, positive_filtering_loss
 from ee_seg_ros.training.recipe import Recipe
 
@@ -90,24 +91,36 @@ class Frozen(Training):
         self._freeze()
 
 
-class Final(Frozen):
-    """The final exit, and the units behind the last early exit and the split, which nothing else uses.
+class Tail(Frozen):
+    """The units from `first_unit` on, the bottleneck behind them, and all exits there; what lies before is frozen.
 
-    In stage 1 the early exits have their say about these units' input; here the final exit makes the most of it. No
-    early exit changes.
+    The loss is CE(final) + exit_weight * CE(exit). Without `first_unit`: the final exit, and the units that nothing
+    else uses; in stage 1 the early exits have their say about these units' input, here the final exit makes the most
+    of it. With `tile` the exits see tiles only (`tiles.tiled_logits`) in every second iteration. With early exits to
+    train, the final one, by far the dearest, sits out two iterations of four.
     """
 
     def __init__(self, net: MultiExitNet, recipe: Recipe, weights: torch.Tensor | None):
-        used = [exit_['unit'] for exit_ in net.spec['exits']] + [-1 if net.split_unit is None else net.split_unit]
-        super().__init__(net, recipe, weights, (*net.units[max(used) + 1:], net.final))
+        units = {exit_['name']: exit_['unit'] for exit_ in net.spec['exits']}
+        split = -1 if net.split_unit is None else net.split_unit
+        first = max([*units.values(), split]) + 1 if recipe.first_unit is None else recipe.first_unit
+        self._exits = [name for name in net.exit_names if units.get(name, first) >= first]
+        modules = [*net.units[first:], *(net.exits[name] for name in self._exits if name != FINAL), net.final]
+        if split >= first:
+            modules.append(net.bottleneck)
+        super().__init__(net, recipe, weights, tuple(modules))
 
     def training_step(self, batch: tuple, index: int) -> torch.Tensor:
-        """The cross-entropy of the final exit on one batch."""
+        """The sum of the exits' losses on one batch."""
         images, labels = batch
-        loss = exit_loss(self.net(self._input(images), [FINAL])[FINAL], labels, self.class_weights,
-                         self.recipe.loss_stride)
-        self.log('loss_final', loss.detach())
-        return loss
+        images, step = self._input(images), self.global_step
+        exits = self._exits if step % 4 < 2 or len(self._exits) == 1 else self._exits[:-1]
+        on_tiles = bool(self.recipe.tile) and step % 2 == 1
+        logits = tiled_logits(self.net, images, self.recipe.tile, exits) if on_tiles else self.net(images, exits)
+        losses = {name: exit_loss(output, labels, self.class_weights, self.recipe.loss_stride)
+                  for name, output in logits.items()}
+        self.log_dict({f'loss_{name}': loss.detach() for name, loss in losses.items()})
+        return sum(loss * (1.0 if name == FINAL else self.recipe.exit_weight) for name, loss in losses.items())
 
 
 class Heads(Frozen):

@@ -27,7 +27,7 @@ from ee_seg_ros.training.batches import Batches
 from ee_seg_ros.training.curves import plot_curves
 from ee_seg_ros.training.losses import class_weights, shift_classifiers
 from ee_seg_ros.training.recipe import Recipe, read_recipe
-from ee_seg_ros.training.stages import EndToEnd, Final, Heads
+from ee_seg_ros.training.stages import EndToEnd, Heads, Tail
 
 
 class _Data(LightningDataModule):
@@ -113,9 +113,14 @@ def _earlier(recipe, weights, offsets):
     return earlier
 
 
-def _final(recipe, weights, balance, offsets):
-    """The final exit of the earlier stage's network."""
-    return Final(_earlier(recipe, weights, offsets), recipe, balance)
+def _tail(recipe, weights, balance, offsets):
+    """The earlier stage's network, some exits of which the recipe may add or replace."""
+    net = _earlier(recipe, weights, offsets)
+    if recipe.candidates:
+        new = [entry['name'] for entry in recipe.candidates]
+        net = add_exits(select_exits(net, {name: name for name in net.exit_names if name not in (*new, FINAL)}),
+                        recipe.candidates)
+    return Tail(net, recipe, balance)
 
 
 def _heads(recipe, weights, balance, offsets):
@@ -175,7 +180,7 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
     """Train as a recipe says; returns the path of the network with averaged weights, `OUT/weights.pt`.
 
     recipe_path: of a YAML file, or a recipe. root: folder of the data set. weights: of the backbone (`read_weights`),
-    or a weights.pt of an earlier run or a bundle's folder, which stages `heads` and `final` need. An
+    or a weights.pt of an earlier run or a bundle's folder, which stages `heads` and `tail` need. An
     `OUT/checkpoint.ckpt` is resumed: the result is that of a run without a break. threads: of torch. devices, nodes:
     of Lightning, with DDP where they are several.
     report: called with one line of progress now and then. Also writes OUT/logs/*/metrics.csv, one each time that it is
@@ -191,7 +196,7 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
         balance = class_weights(recipe.pixel_shares, recipe.class_weight_power, recipe.class_weight_max)
         offsets = recipe.class_weight_undone * balance.log()
     torch.manual_seed(recipe.seed)
-    module = {'heads': _heads, 'final': _final}.get(recipe.stage, _end_to_end)(recipe, weights, balance, offsets)
+    module = {'heads': _heads, 'tail': _tail}.get(recipe.stage, _end_to_end)(recipe, weights, balance, offsets)
     data = _Data(dataset, recipe)
     if recipe.splits:
         module.start_splits(next(iter(data.batches()))[0], recipe.splits)

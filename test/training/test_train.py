@@ -54,7 +54,7 @@ def write_recipe(path, **changes):
     content = {'stage': 'round_robin', 'network': NETWORK, 'split': 'train', 'phases': PHASES, 'batch_size': 2,
                'scene_share': 0.3, 'rare_classes': [2, 6], 'warmup_steps': 1, 'average_decay': 0.9, 'workers': 0,
                'checkpoint_steps': 1, 'log_steps': 1, 'pixel_shares': [(1 + k) / 66 for k in range(11)], **changes}
-    if content['stage'] in ('heads', 'final'):
+    if content['stage'] in ('heads', 'tail'):
         content.pop('network')
     path.write_text(yaml.safe_dump(content))
     return path
@@ -129,7 +129,7 @@ def test_stage_2_trains_the_heads_and_nothing_else(root, tmp_path, first_stage):
 
 
 def test_the_final_exit_is_trained_with_what_only_it_uses(root, tmp_path, first_stage):
-    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='final')
+    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='tail')
     before, after = (load_network(path) for path in (
         first_stage, train(recipe, root, tmp_path / 'out', first_stage, threads=1, report=quiet)))
     old, new = before.state_dict(), after.state_dict()
@@ -216,10 +216,10 @@ def test_two_processes_train_one_network(root, tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert 'MEMBER: 2/2' in ended.stderr
     assert ended.stdout.count('step 2/2') == 1
-    assert load_network(tmp_path / 'out' / 'weights.pt').exit_names == ('exit1', 'exit2', 'final')
+    assert load_network(tmp_path / 'out' / 'weights.pt').exit_names == ('exit1', 'exit2', 'tail')
 
 
-@pytest.mark.parametrize('stage', ['heads', 'final'])
+@pytest.mark.parametrize('stage', ['heads', 'tail'])
 def test_later_stages_need_weights_of_an_earlier_one(stage, root, tmp_path):
     recipe = write_recipe(tmp_path / 'recipe.yaml', stage=stage, candidates=CANDIDATES)
     with pytest.raises(ValueError, match='weights.pt of an earlier stage, or a bundle'):
