@@ -51,3 +51,23 @@ def exits(bundle: str = shared.BUNDLE,
     except ImportError as error:
         print(f'ee_seg: no exits.png: {shared.missing(error, shared.MATPLOTLIB)}', file=sys.stderr)
     print(f'exits.json is in {out}')
+
+
+def criteria(bundle: str = shared.BUNDLE, dataset: str = shared.DATASET, root: str = shared.ROOT,
+             split: str = typer.Option('val', help=shared.SPLIT_HELP), limit: int = shared.LIMIT,
+             threads: int = shared.THREADS,
+             out: Path = typer.Option(..., help='Folder for criteria.json and criteria.png.')):
+    """The exit criteria against each other: what each costs, and saves against entropy, at equal mIoU."""
+    from ee_seg_ros.evaluation import bench_criteria, report
+    out = report.make_folder(out)
+    with report.progress('steps') as progress:
+        found = bench_criteria.measure(bundle, dataset, root, split, limit, threads, progress)
+    report.write_json(out / 'criteria.json', found)
+    for table in report.criteria_tables(found):
+        report.console.print(table)
+    try:
+        from ee_seg_ros.evaluation.plots import plot_criteria
+        plot_criteria(found, out / 'criteria.png')
+    except ImportError as error:
+        print(f'ee_seg: no criteria.png: {shared.missing(error, shared.MATPLOTLIB)}', file=sys.stderr)
+    print(f'criteria.json is in {out}')

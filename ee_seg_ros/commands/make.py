@@ -108,6 +108,9 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
            dataset: str = shared.DATASET, root: str = shared.ROOT,
            split: str = typer.Option(None, help='Measure temperatures and thresholds on this split, which the weights '
                                                 'were not trained on.'),
+           statistics: str = typer.Option(None, help='The split that the weights were trained on: class thresholds and '
+                                                     'mean features come from it. Without it the bundle stops whole '
+                                                     'frames only, and forwards them whole.'),
            int8: Path = typer.Option(None, help='Also write the bundle in int8 into this folder, its ranges from 32 '
                                                 'images of --calibration.'),
            calibration: str = typer.Option('train', help='Split whose images set the ranges of int8; of a twin, the '
@@ -149,11 +152,11 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
     if chosen and chosen['split'] is None and net.split_unit is not None:
         join_sides(out)    # the search was asked for a bundle that runs on one computer
     from ee_seg_ros.search.calibration import calibrate, copy_calibration
-    if thresholds_of:
-        copy_calibration(thresholds_of, str(out))
-    elif split:
-        with progress('images') as report:
-            calibrate(str(out), dataset, root, split, threads=threads, report=report)
+    with progress('images') as report:
+        if thresholds_of:
+            copy_calibration(thresholds_of, str(out), dataset, root, statistics, threads, report)
+        elif split:
+            calibrate(str(out), dataset, root, split, 0, threads, report, statistics)
     print(f'wrote the bundle {out}; look at it with: ee_seg info {out}')
     if int8:
         _quantise(out, int8, dataset, root, calibration, check, threads)

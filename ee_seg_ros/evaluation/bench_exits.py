@@ -2,90 +2,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ee_seg bench exits`: an early-exit bundle against a single-exit network, all on this machine, in one process.
 
-What a frame costs depends on where it stops, hardly on what it shows. So the time of every way through the network
-(a criterion and the exit at which it stops; an exit alone; the single-exit network) is the median over a sample of
-images, all ways taking turns; and a criterion's mean latency is the mean, over all images, of the time of the way that
-each of them takes.
+The time of every way through the network (a criterion and the exit at which it stops; an exit alone; the single-exit
+network) is measured on a sample of images, all ways taking turns (`timing`); and a criterion's mean latency is the
+mean, over all images, of the time of the way that each of them takes.
 """
-import time
 from collections.abc import Callable, Sequence
-from random import Random
-from statistics import mean, median
+from statistics import mean
 
-import cv2
 import numpy as np
 
 from ee_seg_ros.data.datasets import samples_of
-from ee_seg_ros.evaluation.evaluate import Observations, check_classes, exit_costs, exits_taken, observe, static_costs
+from ee_seg_ros.evaluation.evaluate import Observations, check_classes, exits_taken, observe, static_costs
 from ee_seg_ros.evaluation.machine import machine
 from ee_seg_ros.evaluation.metrics import mean_iou
+from ee_seg_ros.evaluation.pair import run_pair
+from ee_seg_ros.evaluation.timing import ROUNDS, TIMED_IMAGES, median_times, opencv_threads, size_of, ways
 from ee_seg_ros.inference.bundle import Bundle, BundleError
-from ee_seg_ros.inference.criteria import CRITERIA, Criterion
-from ee_seg_ros.inference.engine import Engine, Result
+from ee_seg_ros.inference.criteria import CRITERIA
+from ee_seg_ros.inference.engine import Engine
 
-TIMED_IMAGES, ROUNDS = 12, 8
 COLUMNS = ('name', 'miou', 'mean_gmac', 'latency_ms', 'exit_shares')
 OTHERS = ('single', 'single_fine', 'smaller')    # kinds of rows that are not of the early-exit bundle
 FINE_GAIN = 0.01    # mIoU by which a finer single-exit network must be better to be the one to compare with
 EQUAL_MIOU, OVER_FINAL, EQUAL_COST = 'speedup_at_equal_miou', 'speedup_over_own_final', 'miou_gain_pp_at_equal_cost'
-
-
-def run(engine: Engine, image: np.ndarray, criterion: str, thresholds: Sequence[float]) -> Result:
-    """Run an image through both sides of a bundle until an exit settles; nothing is packed, for nothing is sent."""
-    result = engine.segment(image, criterion, thresholds)
-    if not result.settled and engine.bundle.split is not None:
-        result = engine.finish(engine.encode(result), result.placement, criterion, thresholds)
-    return result
-
-
-def stopping_at(rule: Criterion, index: int, judged: int) -> tuple:
-    """Thresholds, one per judged exit, with which every image stops at exit `index`, whatever it scores."""
-    never, at_once = (-np.inf, np.inf) if rule.direction == 'below' else (np.inf, -np.inf)
-    return tuple(at_once if place == index else never for place in range(judged))
-
-
-def ways(engine: Engine, observed: Observations) -> dict:
-    """All ways through a bundle: (criterion, exit index) -> callable(image), and (None, index) for an exit alone.
-
-    An exit at which a criterion gives no score is none at which it can stop. Each way ends with the mask.
-    """
-    bundle, last = engine.bundle, len(engine.bundle.exits) - 1
-
-    def alone(name):
-        return lambda image: _mask(engine.run_exit(image, name), image)
-
-    def stops(criterion, index):
-        thresholds = stopping_at(CRITERIA[criterion], index, last)
-        return lambda image: _mask(run(engine, image, criterion, thresholds), image)
-    found = {(None, index): alone(exit_.name) for index, exit_ in enumerate(bundle.exits)}
-    for name in bundle.document['criteria']:
-        known = np.isfinite(observed.scores[name]).any(0)
-        found |= {(name, index): stops(name, index) for index in range(last + 1) if index == last or known[index]}
-    return found
-
-
-def _mask(result, image):
-    return result.output.mask(image.shape[1], image.shape[0])
-
-
-def median_times(jobs: dict, images: Sequence, rounds: int, report: Callable[[], None] = lambda: None) -> dict:
-    """Median milliseconds of each job (key -> callable(image)) over rounds x images.
-
-    Every image goes through all jobs, in an order drawn anew each time, before the next image comes: so whatever else
-    the machine does meets all jobs alike, and none always runs behind the same other.
-    """
-    times, order, random = {key: [] for key in jobs}, list(jobs), Random(0)
-    for job in jobs.values():    # the first run of a graph allocates
-        job(images[0])
-    for _ in range(rounds):
-        for image in images:
-            random.shuffle(order)
-            for key in order:
-                began = time.perf_counter()
-                jobs[key](image)
-                times[key].append((time.perf_counter() - began) * 1e3)
-            report()
-    return {key: median(values) for key, values in times.items()}
 
 
 def static_row(kind: str, name: str, bundle: Bundle, observed: Observations, index: int, latency_ms: float) -> dict:
@@ -111,8 +50,8 @@ def policy_row(kind: str, name: str, bundle: Bundle, observed: Observations, tim
     taken = exits_taken(CRITERIA[criterion], observed.scores[criterion], point['thresholds'])
     shares = np.bincount(taken, minlength=len(bundle.exits)) / len(taken)
     return {'name': name, 'kind': kind, 'criterion': criterion, 'thresholds': list(point['thresholds']),
-            'miou': mean_iou(observed.matrices[np.arange(len(taken)), taken].sum(0)),
-            'mean_gmac': float(np.array(exit_costs(bundle))[taken].mean() / 1e9),
+            'miou': mean_iou(observed.matrices_of(criterion, taken).sum(0)),
+            'mean_gmac': float(observed.macs_of(bundle, criterion)[np.arange(len(taken)), taken].mean() / 1e9),
             'latency_ms': float(np.mean([times[criterion, index] for index in taken])),
             'exit_shares': [round(float(share), 4) for share in shares],
             'fit_miou': point.get('miou'), 'fit_gmac': point['mean_macs'] / 1e9 if 'mean_macs' in point else None}
@@ -198,11 +137,13 @@ def end_to_end(engine: Engine, single: Engine, row: dict, samples: Sequence, rou
     Of each image the median over the rounds counts; of images, their mean.
     """
     name = row['name'].removesuffix(' alone') if row['kind'] == 'static' else engine.bundle.exits[-1].name
-    early = ((lambda image: engine.run_exit(image, name)) if row['criterion'] is None
-             else lambda image: run(engine, image, row['criterion'], row['thresholds']))
     last = single.bundle.exits[-1].name
-    jobs = {'early': lambda image: _mask(early(image), image),
-            'single': lambda image: _mask(single.run_exit(image, last), image)}
+
+    def early(image):
+        if row['criterion'] is None:
+            return engine.run_exit(image, name).output.mask(*size_of(image))
+        return run_pair(engine, image, row['criterion'], row['thresholds']).mask(*size_of(image))
+    jobs = {'early': early, 'single': lambda image: single.run_exit(image, last).output.mask(*size_of(image))}
     times = []
     for image, _ in samples:
         times.append(median_times(jobs, [image], rounds))
@@ -236,7 +177,6 @@ def measure(name_or_path: str, single: str, smaller: str | None, dataset: str, r
     engines = _networks({'early': name_or_path, 'single': single, 'single_fine': single_fine, 'smaller': smaller},
                         threads)
     check_classes(engines['early'].bundle, dataset, root, split)
-    cv2_threads = cv2.getNumThreads()
     total = samples_of(dataset, root, split, limit)[0]
     timed = [image for image, _ in samples_of(dataset, root, split, min(total, TIMED_IMAGES))[1]]
     done, steps = 0, total * (len(engines) + 1) + ROUNDS * len(timed)
@@ -245,8 +185,7 @@ def measure(name_or_path: str, single: str, smaller: str | None, dataset: str, r
         nonlocal done
         done += 1
         report(done, steps)
-    cv2.setNumThreads(threads)
-    try:
+    with opencv_threads(threads):
         observed = {kind: observe(engine, samples_of(dataset, root, split, limit)[1], step)
                     for kind, engine in engines.items()}
         jobs = ways(engines['early'], observed['early'])
@@ -269,8 +208,6 @@ def measure(name_or_path: str, single: str, smaller: str | None, dataset: str, r
             winner = next(row for row in rows if row['name'] == behind[EQUAL_MIOU])
             found['end_to_end'] = end_to_end(engines['early'], compared, winner,
                                              samples_of(dataset, root, split, limit)[1], ROUNDS, step)
-    finally:
-        cv2.setNumThreads(cv2_threads)
     report(steps, steps)
     return {**found, 'bundles': {kind: {'name': engine.bundle.name, 'fingerprint': engine.bundle.fingerprint}
                                  for kind, engine in engines.items()},

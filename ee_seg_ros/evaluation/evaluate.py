@@ -7,27 +7,55 @@ and exit: enough to say afterwards, for any thresholds, where the image would ha
 given.
 """
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ee_seg_ros.data.datasets import open_dataset, samples_of
 from ee_seg_ros.evaluation.metrics import confusion, iou, mean_iou
+from ee_seg_ros.evaluation.pair import PairResult, run_pair
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA, Criterion
 from ee_seg_ros.inference.engine import Engine
 
 
 @dataclass(frozen=True)
+class Ends:
+    """What n images give and cost if they end at each of the exits, as they really ran.
+
+    matrices: int64 (n, exits, classes, classes + 1) of the final masks. macs: float64 (n, exits), of all that ran up to
+    there on both sides. payloads: int64 (n,), bytes of the features that would be sent.
+    """
+
+    matrices: np.ndarray
+    macs: np.ndarray
+    payloads: np.ndarray
+
+
+@dataclass(frozen=True)
 class Observations:
     """What all exits of a bundle gave on n labelled images.
 
-    matrices: int64 (n, exits, classes, classes + 1), see `metrics.confusion`, the final output last.
-    scores: criterion name -> float64 (n, judged exits: all but the last), NaN where the criterion gives no score.
+    matrices: int64 (n, exits, classes, classes + 1), see `metrics.confusion`, of each exit as a network of its own, the
+    final output last. scores: criterion name -> float64 (n, judged exits: all but the last), NaN where the criterion
+    gives no score. ends: criterion -> `Ends`, where these depend on it: where settled cells are not forwarded, and
+    where pixels stop one by one.
     """
 
     matrices: np.ndarray
     scores: dict
+    ends: dict = field(default_factory=dict)
+
+    def matrices_of(self, criterion: str, taken: np.ndarray) -> np.ndarray:
+        """int64 (n, classes, classes + 1): each image's, where it ends at exit taken[i] by a criterion."""
+        matrices = self.ends[criterion].matrices if criterion in self.ends else self.matrices
+        return matrices[np.arange(len(taken)), taken]
+
+    def macs_of(self, bundle: Bundle, criterion: str) -> np.ndarray:
+        """float64 (n, exits): multiply-accumulates of each image that ends at an exit by a criterion."""
+        if criterion in self.ends:
+            return self.ends[criterion].macs
+        return np.broadcast_to(exit_costs(bundle), (len(self.matrices), len(bundle.exits)))
 
 
 def check_classes(bundle: Bundle, dataset: str, root: str | None, split: str) -> None:
@@ -38,28 +66,59 @@ def check_classes(bundle: Bundle, dataset: str, root: str | None, split: str) ->
                          f"{dataset} {len(theirs)} ({', '.join(theirs)[:60]} ...): take a bundle of its classes")
 
 
-def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = lambda done: None) -> Observations:
+def to_the_end(engine: Engine, image: np.ndarray, criterion: str = 'never', partial: bool = True,
+               limits: Sequence[float] | None = None) -> PairResult:
+    """`run_pair` with thresholds that no score passes: all exits run, unless all pixels stop before."""
+    rule = CRITERIA[criterion]
+    never = -np.inf if rule.direction == 'below' else np.inf
+    return run_pair(engine, image, criterion, (never,) * len(engine.bundle.judged_exits), partial, limits)
+
+
+def _ends(bundle, frame, labels):
+    """(matrices, macs) of a frame at every exit; where it was settled on the way, it ends there for all that follow."""
+    height, width = labels.shape
+    matrices = [confusion(labels, frame.mask(width, height, output), len(bundle.classes)) for output in frame.outputs]
+    missing = len(bundle.exits) - len(matrices)
+    return matrices + matrices[-1:] * missing, frame.macs_at + frame.macs_at[-1:] * missing
+
+
+def _scores(rule, bundle, frame):
+    """A criterion's score at every judged exit of a frame, NaN where it gives none.
+
+    Where a frame ended because nothing was left to do, it does so whatever the threshold: its score is infinite.
+    """
+    row = [rule.judge([*side.before, *side.outputs[:index + 1]], 0.0)[0]
+           for side in frame.sides for index in range(len(side.outputs))]
+    row = [np.nan if score is None else score for score in row]
+    missing = len(bundle.exits) - len(row)
+    if missing:
+        row[-1] = -np.inf if rule.direction == 'below' else np.inf
+    return (row + [np.nan] * missing)[:-1]
+
+
+def observe(engine: Engine, samples: Iterable,
+            report: Callable[[int], None] = lambda done: None) -> Observations:
     """Run every (image, labels) of `samples` through all exits of an engine (part 'all'); see `Observations`.
 
     All criteria are scored, also those for which the bundle has no thresholds yet.
     """
     bundle = engine.bundle
-    matrices, scores = [], {name: [] for name in CRITERIA}
+    matrices, scores, ends = [], {name: [] for name in CRITERIA}, {}
+    pixelwise = [name for name, rule in CRITERIA.items() if rule.pixelwise and name in bundle.limits]
     for image, labels in samples:
-        result = engine.segment(image, 'never')
-        sides = [result.outputs]
-        if bundle.split is not None:
-            sides.append(engine.finish(engine.encode(result), result.placement).outputs)
-        height, width = labels.shape
-        matrices.append([confusion(labels, output.mask(width, height), len(bundle.classes))
-                         for outputs in sides for output in outputs])
+        whole = to_the_end(engine, image, partial=False)
+        matrices.append(_ends(bundle, whole, labels)[0])
+        forwarded = to_the_end(engine, image) if bundle.forwards_cells else whole
         for name, rule in CRITERIA.items():
-            row = [rule.judge(outputs[:index + 1], 0.0)[0] for outputs in sides for index in range(len(outputs))]
-            scores[name].append([np.nan if score is None else score for score in row[:-1]])
+            frame = to_the_end(engine, image, name) if name in pixelwise else forwarded
+            scores[name].append(_scores(rule, bundle, frame))
+            if frame is not whole:
+                ends.setdefault(name, []).append((*_ends(bundle, frame, labels), len(frame.payload(engine))))
         report(len(matrices))
     if not matrices:
         raise ValueError('there are no images to evaluate')
-    return Observations(np.array(matrices), {name: np.array(rows, np.float64) for name, rows in scores.items()})
+    return Observations(np.array(matrices), {name: np.array(rows, np.float64) for name, rows in scores.items()},
+                        {name: Ends(*map(np.array, zip(*rows))) for name, rows in ends.items()})
 
 
 def exits_taken(rule: Criterion, scores: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
@@ -98,16 +157,16 @@ def cascade(bundle: Bundle, observed: Observations, criterion: str, thresholds: 
     forwarded; `offboard_exit_shares`: of all images, those that end at each exit behind the split.
     """
     taken = exits_taken(CRITERIA[criterion], observed.scores[criterion], thresholds)
-    costs, onboard = np.array(exit_costs(bundle)), len(bundle.onboard_exits)
+    costs, onboard = observed.macs_of(bundle, criterion), len(bundle.onboard_exits)
     images = np.arange(len(taken))
     at_once, forwarded = np.minimum(taken, onboard - 1), taken >= onboard
     encode = bundle.graphs[bundle.split['encode']]['macs'] if bundle.split else 0.0
     shares = [float(share) for share in np.bincount(taken, minlength=len(bundle.exits)) / len(taken)]
     return {
-        'miou': mean_iou(observed.matrices[images, taken].sum(0)),
-        'mean_macs': float(costs[taken].mean()),
-        'onboard_miou': mean_iou(observed.matrices[images, at_once].sum(0)),
-        'onboard_macs': float((costs[at_once] + encode * forwarded).mean()),
+        'miou': mean_iou(observed.matrices_of(criterion, taken).sum(0)),
+        'mean_macs': float(costs[images, taken].mean()),
+        'onboard_miou': mean_iou(observed.matrices_of(criterion, at_once).sum(0)),
+        'onboard_macs': float((costs[images, at_once] + encode * forwarded).mean()),
         'exit_shares': [*shares[:onboard], float(forwarded.mean())],
         'offboard_exit_shares': shares[onboard:],
         'forwarded_share': float(forwarded.mean()),

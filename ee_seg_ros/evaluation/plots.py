@@ -40,3 +40,36 @@ def plot_exits(found: dict, path: Path) -> None:
 
 def _points(rows):
     return [row['latency_ms'] for row in rows], [100 * row['miou'] for row in rows]
+
+
+def plot_criteria(found: dict, path: Path) -> None:
+    """Plot the rows of `criteria.json`: mIoU against mean multiply-accumulates and milliseconds, a line a criterion."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(13, 6), sharey=True, layout='constrained')
+    names = list(dict.fromkeys(row['criterion'] for row in found['rows']))
+    kinds = (('mean_macs', 1e-9, 'mean GMAC per image, both sides'),
+             ('latency_ms', 1.0, f"mean latency in ms, image to mask, {found['threads']} threads"))
+    for axes, (key, scale, label) in zip(panels, kinds):
+        for index, name in enumerate(names):
+            rows = [row for row in found['rows'] if row['criterion'] == name]
+            costs, mious = ([factor * row[what] for row in rows] for what, factor in ((key, scale), ('miou', 100)))
+            axes.plot(costs, mious, '.-', color=f'C{index}', label=name)
+            # One interval in so many settings, each criterion at others: all of them would cover the lines.
+            chosen = range(index, len(rows), 2 * len(names))
+            ends = [[100 * abs(rows[at]['miou_intervals']['90'][end] - rows[at]['miou']) for at in chosen]
+                    for end in (0, 1)]
+            axes.errorbar([costs[at] for at in chosen], [mious[at] for at in chosen], ends, color=f'C{index}',
+                          fmt='none', capsize=3, alpha=0.5)
+        whole = max(found['rows'], key=lambda row: row['mean_macs'])    # no frame settles, whatever the criterion
+        for loss in found['losses_pp']:
+            axes.axhline(100 * whole['miou'] - loss, color='k', linewidth=0.7, linestyle=':')
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel('mIoU of the final masks, %')
+    panels[0].legend(title='bars: 90 % of resampled image sets\ndotted: levels compared at', loc='lower right')
+    figure.suptitle(f"{found['bundle']['name']} on {found['images']} images of {found['dataset']} {found['split']}")
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)

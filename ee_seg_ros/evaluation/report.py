@@ -130,6 +130,48 @@ def bench_tables(name: str, found: dict) -> list:
             table('claims', ['claim', 'value'], [[key, shown(value)] for key, value in found['claims'].items()])]
 
 
+def criteria_tables(found: dict) -> list:
+    """The tables of `criteria.json`: what criteria cost and save against entropy at equal mIoU, and the claims."""
+    title = f"{found['bundle']['name']} on {found['images']} images of {found['dataset']} {found['split']}"
+    tables = [table(f'{title}: {what} at equal mIoU, with 90 % intervals',
+                    ['criterion', 'mIoU', f'entropy {unit}', unit, f'{unit} saved', '90 %', 'share saved', '90 %',
+                     *(['on fitting images'] if kind == 'macs' else [])],
+                    _savings_rows(found['savings'], kind, scale, digits), 2)
+              for kind, what, unit, scale, digits in (('macs', 'multiply-accumulates', 'GMAC', 1e-9, 3),
+                                                      ('ms', 'milliseconds', 'ms', 1.0, 2))]
+    claims = [[key, f'{value:.4g}' if isinstance(value, float) else value,
+               *('{:.4g} .. {:.4g}'.format(*found['intervals'][key][sure]) if key in found['intervals'] else ''
+                 for sure in ('90', '95'))] for key, value in found['claims'].items()]
+    if found.get('pixels'):
+        tables.append(table(f'{title}: no frame stops, but pixels do',
+                            ['setting', 'mIoU', '90 %', 'GMAC', 'ms', 'bytes forwarded'],
+                            [[row['name'], points(row['miou']), ' .. '.join(map(points, row['miou_intervals']['90'])),
+                              f"{row['mean_macs'] / 1e9:.3f}", f"{row['latency_ms']:.1f}", f"{row['bytes']:.0f}"]
+                             for row in found['pixels']['rows']]))
+        claims += [[key, f"{entry['value']:.4g}", *('{:.4g} .. {:.4g}'.format(*entry['intervals'][sure])
+                                                    for sure in ('90', '95'))]
+                   for key, entry in found['pixels']['more'].items()]
+    return [*tables, table('claims', ['claim', 'value', '90 %', '95 %'], claims)]
+
+
+def _savings_rows(savings, kind, scale, digits):
+    def shown(value, factor=scale, places=digits):
+        return '' if value is None else f'{factor * value:.{places}f}'
+
+    def around(entry, key, *form):
+        return ' .. '.join(shown(end, *form) for end in entry['intervals'][key]['90'])
+    rows = []
+    for name, entry in savings.items():
+        places, fitted = ([*part['levels'], part['mean']] if part else [{}] * (1 + len(entry[kind]['levels']))
+                          for part in (entry[kind], entry.get('fit', {}).get(kind)))
+        rows += [[name, f"{points(here['miou'])} (-{here['loss_pp']:g} pp)" if 'miou' in here else 'mean',
+                  shown(here.get('reference_cost')), shown(here.get('cost')), shown(here['saved']),
+                  around(here, 'saved'), shown(here['saved_share'], 1.0, 3), around(here, 'saved_share', 1.0, 3),
+                  *([shown(fit.get('saved_share'), 1.0, 3)] if kind == 'macs' else [])]    # bundles store no times
+                 for here, fit in zip(places, fitted)]
+    return rows
+
+
 def demo_table(summary: dict):
     """The table of a demo's `summary.json`; what was not measured has no row."""
     def times(key):

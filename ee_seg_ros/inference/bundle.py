@@ -8,9 +8,12 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Optional
 
 import jsonschema
 import numpy as np
+
+from ee_seg_ros.inference.tiles import Tiling
 
 FORMAT = 1
 OPERATING_POINTS = ('fast', 'balanced', 'accurate')
@@ -146,6 +149,55 @@ def _check_thresholds(document, path):
                                   f'({judged})')
 
 
+def _check_tiles(document, path):
+    """Tiles cut every map behind the first exits into equal parts; limits and mean features are there for each class.
+    """
+    tile, count = document.get('tile'), len(document['classes'])
+    stages, first = document['stages'], document['stages'][0]
+    for name in () if tile is None else stages[1:] + [exit_['graph'] for exit_ in document['exits']
+                                                      if exit_['stage'] != first]:
+        for tensor in document['graphs'][name]['inputs'] + document['graphs'][name]['outputs']:
+            height, width = document['tensors'][tensor]['shape'][2:]
+            cells = tile['rows'] * tile['height'], tile['columns'] * tile['width']
+            if (height, width) != (height // cells[0] * cells[0], height // cells[0] * cells[1]):
+                raise BundleError(f"{path}/bundle.json: the map {tensor} of {width}x{height} is no multiple of the "
+                                  f'{cells[1]}x{cells[0]} cells that `tile` speaks of')
+    pixels, codec = document.get('pixels'), document['codec'] or {}
+    lists = [] if pixels is None else [*pixels['limits'].values(), pixels['send']]
+    lists += codec.get('class_means', {}).values()
+    if any(len(values) != count for values in lists):
+        raise BundleError(f'{path}/bundle.json: `pixels` and `class_means` have an entry for each of the {count} '
+                          'classes')
+    split = document['split']
+    sent = {name: document['tensors'][name]['shape'][1] for name in (
+        document['graphs'][split['encode']]['outputs'] if split else ())}
+    for name, means in codec.get('class_means', {}).items():
+        if any(len(mean) != sent.get(name) for mean in means):
+            raise BundleError(f'{path}/bundle.json: `class_means` of {name} have not as many channels as what is sent')
+
+
+def _check_gain(document, path):
+    """The model of the criterion `gain` speaks of all exits but the last, of all behind each, and of all classes."""
+    if 'gain' not in document:
+        if 'gain' in document['criteria']:
+            raise BundleError(f'{path}/bundle.json has thresholds of the criterion gain, but not the model `gain` that '
+                              'it needs: calibrate the bundle again')
+        return
+    names, models = [exit_['name'] for exit_ in document['exits']], document['gain']['exits']
+    if sorted(models) != sorted(names[:-1]):
+        raise BundleError(f"{path}/bundle.json: `gain` has models of the exits {', '.join(sorted(models)) or 'none'}, "
+                          f"expected one of each but the last ({', '.join(names[:-1])}): calibrate the bundle again")
+    for name, model in models.items():
+        later, count = names[names.index(name) + 1:], len(document['classes'])
+        if model['later'] != later:
+            raise BundleError(f"{path}/bundle.json: `gain` of {name} speaks of {', '.join(model['later'])}, expected "
+                              f"the exits behind it ({', '.join(later)}): calibrate the bundle again")
+        shape = [len(model['bias']), [len(row) for row in model['weights']]]
+        if shape != [len(later), [count] * len(later)]:
+            raise BundleError(f'{path}/bundle.json: `gain` of {name} must have a bias and {count} weights, one a '
+                              f'class, for each of {len(later)} later exits: calibrate the bundle again')
+
+
 def _is_offboard(document, exit_):
     stages, split = document['stages'], document['split']
     return split is not None and stages.index(exit_['stage']) > stages.index(split['after'])
@@ -197,6 +249,8 @@ class Bundle:
         _check_references(document, path)
         _check_order(document, path)
         _check_thresholds(document, path)
+        _check_gain(document, path)
+        _check_tiles(document, path)
         return cls(path, document)
 
     @cached_property
@@ -212,6 +266,49 @@ class Bundle:
         palette = np.zeros((256, 3), np.uint8)
         palette[:len(self.classes)] = [info.color for info in self.classes]
         return palette
+
+    @cached_property
+    def gain(self) -> dict:
+        """Exit name -> (bias float64 (m,), weights float64 (m, classes)) for its m later exits; {} without a model.
+
+        In percentage points of mIoU per 1e9 multiply-accumulates, see `inference.gain`.
+        """
+        return {name: (np.array(model['bias'], np.float64), np.array(model['weights'], np.float64))
+                for name, model in self.document.get('gain', {'exits': {}})['exits'].items()}
+
+    @cached_property
+    def tiling(self) -> Optional[Tiling]:
+        """How maps behind the first exits are cut into tiles; None: stages run on whole maps only."""
+        tile = self.document.get('tile')
+        return None if tile is None else Tiling(**tile)
+
+    @property
+    def limits(self) -> dict:
+        """Pixelwise criterion -> float32 (classes,): the probability above which a pixel of a class stops."""
+        return {name: np.array(values, np.float32)
+                for name, values in self.document.get('pixels', {'limits': {}})['limits'].items()}
+
+    @property
+    def forwards_cells(self) -> bool:
+        """Whether frames are forwarded without their settled cells: it is known which they are, and what stands in."""
+        return self.tiling is not None and self.send_limits is not None and bool(self.class_means)
+
+    @property
+    def tile_share(self) -> float:
+        """Share of a tile's pixels that may be unsettled without later stages running on it."""
+        return self.document.get('pixels', {}).get('tile_share', 0.0)
+
+    @property
+    def send_limits(self) -> Optional[np.ndarray]:
+        """float32 (classes,): the probability above which a pixel's features need not be sent; None: not known."""
+        limits = self.document.get('pixels', {}).get('send')
+        return None if limits is None else np.array(limits, np.float32)
+
+    @property
+    def class_means(self) -> dict:
+        """Feature tensor -> uint8 (classes, channels): mean levels of the cells of each class; {} if not known."""
+        return {name: np.array(values, np.uint8)
+                for name, values in (self.document['codec'] or {}).get('class_means', {}).items()}
 
     def path_to(self, exit_name: str) -> tuple:
         """Names of the graphs that one exit alone needs, in the order in which they run: a static network's.

@@ -11,6 +11,8 @@ from typing import Callable, Optional, Sequence
 import cv2
 import numpy as np
 
+from ee_seg_ros.inference.bundle import OPERATING_POINTS
+from ee_seg_ros.inference.gain import expected_gain
 from ee_seg_ros.inference.outputs import ExitOutput
 
 PIXEL_CONFIDENCE = 0.9    # MESS leaves th_pix to its search; this is the value that ours fixes
@@ -59,15 +61,33 @@ def confident_share(probabilities: np.ndarray, pixel_threshold: float = PIXEL_CO
     return float(np.count_nonzero(smoothed >= pixel_threshold) / smoothed.size)
 
 
+def confident_pixels(logits: np.ndarray, temperature: float, limits: np.ndarray) -> np.ndarray:
+    """bool (h, w): pixels that stop, because their top-1 probability exceeds the limit of its class.
+
+    logits: float32 (C, h, w), of which the softmax at `temperature` is meant. limits: float (C,). Source: CBT (Gormez
+    and Koyuncu, arXiv 2210.15621); with one limit for all classes ADP-C (Liu et al., ICLR 2022).
+    """
+    top = logits.max(0)
+    shares = (logits - top) * np.float32(1 / temperature)
+    inverse = np.exp(shares, out=shares).sum(0)    # of the top-1 probability
+    # The limits of the top classes, without argmax, which alone takes longer than all of this.
+    largest = (1 / np.maximum(limits, 1e-6)).astype(np.float32) @ (logits == top).reshape(len(logits), -1).astype(
+        np.float32)
+    return inverse < largest.reshape(inverse.shape)
+
+
 @dataclass(frozen=True)
 class Criterion:
     """A rule that settles a frame.
 
     direction: 'below' settles when score < threshold, 'above' when score >= threshold.
-    first: index of the first exit of a side at which it can settle (1 where consecutive exits are compared: the server
-    does not have the robot's map).
+    first: index of the first exit at which it can settle: 1 where consecutive exits are compared; the server has the
+    robot's last map.
     score: takes the outputs of the exits run so far on this side; None for the rules that look at nothing.
     thresholds: what its list of thresholds means, in words.
+    needs: key of bundle.json that it reads; a bundle without it does not offer the criterion.
+    pixelwise: whether pixels stop one by one, and later stages run on tiles with pixels that have not.
+    shared: whether all exits have the same threshold, since scores mean the same at each.
     """
 
     name: str
@@ -75,15 +95,27 @@ class Criterion:
     first: int
     score: Optional[Callable[[Sequence[ExitOutput]], float]]
     thresholds: str
+    needs: Optional[str] = None
+    pixelwise: bool = False
+    shared: bool = False
+
+    def entry(self, judged: int) -> dict:
+        """What bundle.json says of this criterion before anything is measured; judged: how many exits have thresholds.
+        """
+        return {'direction': self.direction, 'thresholds': self.thresholds, 'curve': [],
+                'operating_points': {point: {'thresholds': [0.0] * judged} for point in OPERATING_POINTS}}
 
     def judge(self, outputs: Sequence[ExitOutput], threshold: float) -> tuple:
-        """(score or None, settled) of the last of `outputs`, the exits run so far on one image and side."""
+        """(score or None, settled) of the last of `outputs`: of the exits run so far on one image.
+
+        On the server the first of them is the `OnboardMap`.
+        """
         if self.score is None:
             return None, self.name == 'always'
         if len(outputs) <= self.first:
             return None, False
         score = self.score(outputs)
-        return score, self.settles(score, threshold)
+        return (None, False) if score is None else (score, self.settles(score, threshold))
 
     def settles(self, score: float, threshold: float) -> bool:
         """True if a score passes a threshold."""
@@ -91,7 +123,7 @@ class Criterion:
 
 
 _PER_EXIT = 'one per exit but the last'
-_FROM_SECOND = f'{_PER_EXIT}; that of the first exit of a side is not used: there is nothing to compare it with'
+_FROM_SECOND = f'{_PER_EXIT}; that of the first exit is not used: there is nothing to compare it with'
 
 CRITERIA = {criterion.name: criterion for criterion in (
     Criterion('entropy', 'below', 0, lambda outputs: normalised_entropy(outputs[-1].grid_probabilities),
@@ -104,6 +136,13 @@ CRITERIA = {criterion.name: criterion for criterion in (
               f'share of changed pixels, 0..1; {_FROM_SECOND}'),
     Criterion('confidence', 'above', 0, lambda outputs: confident_share(outputs[-1].grid_probabilities),
               f'share of confident pixels, 0..1; {_PER_EXIT}'),
+    Criterion('gain', 'below', 0, lambda outputs: expected_gain(outputs[-1]),
+              f'expected gain in percentage points of mIoU per 1e9 multiply-accumulates; {_PER_EXIT}, all alike',
+              'gain', shared=True),
+    Criterion('class_threshold', 'above', 0, lambda outputs: outputs[-1].stopped_share,
+              f"share of pixels that stopped, each by its class's limit, 0..1; {_PER_EXIT}", 'pixels', True),
+    Criterion('uniform', 'above', 0, lambda outputs: outputs[-1].stopped_share,
+              f'share of pixels that stopped, all by one limit, 0..1; {_PER_EXIT}', 'pixels', True),
     Criterion('always', 'above', 0, None, 'not used: every frame settles at the first exit'),
     Criterion('never', 'above', 0, None, 'not used: no frame settles'),
 )}

@@ -3,20 +3,28 @@
 """The engine: runs a bundle stage by stage with onnxruntime, stops at an exit that settles, resumes elsewhere."""
 import time
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Callable, Optional, Sequence
 
 import numpy as np
-import onnxruntime
 from onnxruntime import OrtValue
 
 from ee_seg_ros.inference.bundle import Bundle, BundleError
-from ee_seg_ros.inference.criteria import CRITERIA
+from ee_seg_ros.inference.criteria import CRITERIA, confident_pixels
 from ee_seg_ros.inference.frame import Placement, preprocess
-from ee_seg_ros.inference.outputs import ExitOutput
+from ee_seg_ros.inference.graphs import CPU, Graphs
+from ee_seg_ros.inference.outputs import GRID, ExitOutput
+from ee_seg_ros.inference.pixels import (
+    OnboardMap,
+    class_logits,
+    classes_before,
+    fill_means,
+    keep_stopped,
+    on_grid,
+    resized,
+)
+from ee_seg_ros.inference.tiles import DENSE_ABOVE, shrink
 
 PARTS = ('onboard', 'offboard', 'all')
-CPU = 'CPUExecutionProvider'
 
 
 @dataclass
@@ -25,8 +33,13 @@ class Result:
 
     outputs: the exits that ran on this side, in order. score and threshold: of the last one (score None where the
     criterion gives none; both None at the last exit of the bundle, which is not judged). settled: whether that exit was
-    good enough. macs: multiply-accumulates of all graphs that ran on this side. tensors: what they put out, as
-    onnxruntime's own values. preprocess_ms, inference_ms: wall time; inference includes heads and criteria.
+    good enough. macs: multiply-accumulates of all graphs that ran on this side; macs_at: the same up to each of the
+    outputs. tensors: what graphs put out for whole maps, as onnxruntime's own values. preprocess_ms, inference_ms: wall
+    time; inference includes heads and criteria.
+    stopped: bool (height / 8, width / 8) of the network input, pixels that later exits leave as they are; None: whole
+    frames stop. active: bool (rows, columns), the tiles on which stages run; None: on whole maps. tiles: what graphs
+    put out for these. base: logits and temperature that stopped pixels have before any exit of this side. before: what
+    the robot sent of its own last output.
     """
 
     placement: Placement
@@ -36,6 +49,12 @@ class Result:
     threshold: Optional[float] = None
     settled: bool = False
     macs: float = 0.0
+    macs_at: list = field(default_factory=list)
+    stopped: Optional[np.ndarray] = None
+    active: Optional[np.ndarray] = None
+    tiles: dict = field(default_factory=dict)
+    base: Optional[tuple] = None
+    before: list = field(default_factory=list)
     preprocess_ms: float = 0.0
     inference_ms: float = 0.0
 
@@ -69,20 +88,8 @@ class Engine:
                               'offboard node; give a bundle with a split, or run the onboard node alone')
         last = bundle.stages.index(bundle.split['after']) + 1 if bundle.split else len(bundle.stages)
         self._onboard_stages, self._rest_stages = bundle.stages[:last], bundle.stages[last:]
-        self._options = onnxruntime.SessionOptions()
-        self._options.intra_op_num_threads = threads
-        self._options.inter_op_num_threads = 1
-        # Idle pools of several sessions spin against each other: 90 ms a frame instead of 21 on two cores.
-        self._options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-        _share_arena()
-        self._options.add_session_config_entry('session.use_env_allocators', '1')
-        self._options.log_severity_level = 3
-        asked = _available(providers, warn)
-        self._sessions = {name: self._load(name, asked) for name in self._graphs_of(part)}
-        self.providers = tuple(next(iter(self._sessions.values())).get_providers())
-        fallen = [name for name in asked if name not in self.providers]
-        if fallen:
-            warn(f"{', '.join(fallen)} could not be started: running on {', '.join(self.providers)}")
+        self._graphs = Graphs(bundle, self._graphs_of(part), providers, threads, warn)
+        self.providers = self._graphs.providers
 
     def _graphs_of(self, part):
         bundle = self.bundle
@@ -93,30 +100,86 @@ class Engine:
             offboard.append(bundle.split['decode'])
         return {'onboard': onboard, 'offboard': offboard, 'all': onboard + offboard}[part]
 
-    def _load(self, graph, providers):
-        content = self.bundle.graph_bytes(graph)
-        try:
-            return onnxruntime.InferenceSession(content, self._options, providers=list(providers))
-        except Exception as error:    # onnxruntime raises half a dozen unrelated types of its own
-            raise BundleError(f'graph {graph} of {self.bundle.path} cannot be loaded by onnxruntime '
-                              f'{onnxruntime.__version__}: {str(error)[:200]}') from None
+    def prepare_tiles(self) -> None:
+        """Load what runs on tiles now, rather than with the first frame that needs it."""
+        bundle = self.bundle
+        if bundle.tiling is not None:
+            first = bundle.stages[0]
+            able = [*bundle.stages[1:], *(exit_.graph for exit_ in bundle.exits if exit_.stage != first)]
+            self._graphs.prepare_tiles(name for name in able if name in self._graphs.names)
 
     def _run(self, graph, result):
-        """Run a graph on what is in `result`. Its outputs stay with onnxruntime: most are only read by other graphs."""
+        """Run a graph on what is in `result`, on whole maps or on the active tiles."""
         description = self.bundle.graphs[graph]
-        outputs = self._sessions[graph].run_with_ort_values(
-            description['outputs'], {name: result.tensors[name] for name in description['inputs']})
-        result.tensors.update(zip(description['outputs'], outputs))
+        if result.active is not None:
+            self._run_on_tiles(graph, description, result)
+            return
+        result.tensors.update(self._graphs.run(graph, result.tensors))
         result.macs += description['macs']
+
+    def _run_on_tiles(self, graph, description, result):
+        for name in description['inputs']:
+            if name not in result.tiles:
+                result.tiles[name] = self.bundle.tiling.gather(result.tensors[name].numpy(), result.active)
+        result.tiles.update(self._graphs.run_on_tiles(graph, result.tiles))
+        result.macs += description['macs'] * float(result.active.mean())
+
+    def _choose_tiles(self, result):
+        """Which tiles the next stage runs on: those with a pixel that has not stopped, or whole maps if most have."""
+        tiling = self.bundle.tiling
+        if result.stopped is None or tiling is None:
+            return
+        active = tiling.active(result.stopped)
+        if result.active is not None:
+            kept = active[result.active]    # pixels only ever stop, so these are among those of before
+            result.tiles = {name: tiles[kept] for name, tiles in result.tiles.items()}
+            result.active = active
+        elif active.mean() <= DENSE_ABOVE:
+            result.active, result.tiles = active, {}
 
     def _run_head(self, exit_, result):
         self._run(exit_.graph, result)
-        logits = result.tensors.pop(exit_.logits).numpy()[0]
-        result.outputs.append(ExitOutput(self.bundle, exit_, logits, result.placement))
+        previous = None
+        if result.stopped is not None and (result.active is not None or result.stopped.any()):
+            last = result.outputs[-1] if result.outputs else None
+            logits, temperature = result.base if last is None else (last.logits, last.exit.temperature)
+            previous = logits * np.float32(exit_.temperature / temperature)    # the same probabilities as before
+        if result.active is None:
+            logits = result.tensors.pop(exit_.logits).numpy()[0]
+        else:
+            logits = resized(previous, *self.bundle.tensors[exit_.logits]['shape'][2:])
+            self.bundle.tiling.scatter(result.tiles.pop(exit_.logits), result.active, logits)
+        if previous is not None:
+            logits = keep_stopped(previous, logits, result.stopped)
+        result.outputs.append(ExitOutput(self.bundle, exit_, logits, result.placement, result.stopped))
+        result.macs_at.append(result.macs)
 
-    def _run_side(self, stages, exits, result, criterion, thresholds):
+    def _sure(self, output, limits):
+        """Pixels of an output that stop, on the grid over the whole input, with those of tiles that are not worth it."""
+        bundle = self.bundle
+        stopped = on_grid(confident_pixels(output.grid_logits, output.exit.temperature, limits), bundle.height, bundle.width)
+        return stopped if bundle.tiling is None else bundle.tiling.stop_rest(stopped, bundle.tile_share)
+
+    def _stop_pixels(self, result, limits):
+        """Stop the pixels of which the last output is sure; what has stopped stays so."""
+        output = result.outputs[-1]
+        stopped = self._sure(output, limits)
+        if result.stopped is not None:
+            stopped |= result.stopped
+        result.stopped = output.stopped = stopped
+
+    def _limits(self, criterion, limits):
+        """Limits of a criterion that stops pixels, float32 (classes,); None for one that stops whole frames."""
+        if not CRITERIA[criterion].pixelwise:
+            return None
+        if limits is None and criterion not in self.bundle.limits:
+            raise BundleError(f'bundle {self.bundle.name} has no class limits, which {criterion} needs: choose one of '
+                              f"{', '.join(self.bundle.criteria)}, or export it with --statistics")
+        return np.asarray(self.bundle.limits[criterion] if limits is None else limits, np.float32)
+
+    def _run_side(self, stages, exits, result, criterion, thresholds, limits):
         """Run stages, and the exits behind each of them, until an exit settles or none is left."""
-        rule, judged = CRITERIA[criterion], self.bundle.judged_exits
+        rule, judged, limits = CRITERIA[criterion], self.bundle.judged_exits, self._limits(criterion, limits)
         if thresholds is None and rule.score is None:
             thresholds = (0.0,) * len(judged)
         if thresholds is None or len(thresholds) != len(judged):
@@ -125,13 +188,18 @@ class Engine:
         threshold_of = {exit_.name: threshold for exit_, threshold in zip(judged, thresholds)}
         began = time.perf_counter()
         for stage in stages:
+            self._choose_tiles(result)
             self._run(stage, result)
             for exit_ in exits:
                 if exit_.stage == stage and not result.settled:
                     self._run_head(exit_, result)
                     result.threshold = threshold_of.get(exit_.name)
+                    if limits is not None and result.threshold is not None:
+                        self._stop_pixels(result, limits)
                     result.score, result.settled = (None, False) if result.threshold is None else rule.judge(
-                        result.outputs, result.threshold)
+                        [*result.before, *result.outputs], result.threshold)
+                    if limits is not None and result.stopped.all():    # nothing is left to do
+                        result.settled = True
             if result.settled:
                 break
         result.inference_ms += (time.perf_counter() - began) * 1e3
@@ -142,33 +210,77 @@ class Engine:
         return Result(placement, tensors={'image': OrtValue.ortvalue_from_numpy(tensor)},
                       preprocess_ms=(time.perf_counter() - began) * 1e3)
 
-    def segment(self, image: np.ndarray, criterion: str, thresholds: Optional[Sequence[float]] = None) -> Result:
+    def segment(self, image: np.ndarray, criterion: str, thresholds: Optional[Sequence[float]] = None,
+                limits: Optional[Sequence[float]] = None) -> Result:
         """Run the onboard stages on an image (uint8 (H, W, 3) RGB) until an exit settles or none is left.
 
         criterion: a name of `criteria.CRITERIA`. thresholds: one for each of the bundle's judged exits, those behind
-        the split included; `always` and `never` need none.
+        the split included; `always` and `never` need none. limits: one for each class, of a criterion that stops
+        pixels; None: the bundle's.
         """
         result = self._place(image)
-        self._run_side(self._onboard_stages, self.bundle.onboard_exits, result, criterion, thresholds)
+        self._run_side(self._onboard_stages, self.bundle.onboard_exits, result, criterion, thresholds, limits)
         return result
 
     def encode(self, result: Result) -> dict:
-        """Features to forward, from a result whose onboard stages all ran: uint8 arrays by tensor name."""
+        """Features to forward, from a result whose onboard stages all ran: uint8 arrays by tensor name.
+
+        What never ran is zero: cells that `onboard_map` leaves out.
+        """
+        for name in self.bundle.graphs[self.bundle.split['encode']]['inputs']:
+            if name not in result.tensors:
+                whole = np.zeros(self.bundle.tensors[name]['shape'], np.float32)
+                self.bundle.tiling.scatter(result.tiles[name], result.active, whole[0])
+                result.tensors[name] = OrtValue.ortvalue_from_numpy(whole)
+        result.active = None    # the encoder runs on whole maps
         self._run(self.bundle.split['encode'], result)
         return {name: result.tensors[name].numpy() for name in self.bundle.feature_tensors}
 
+    def onboard_map(self, result: Result) -> OnboardMap:
+        """What goes with the features of a result: its classes, and which cells to send.
+
+        These are the cells with a pixel that has not stopped, or of which the last exit is not sure; all, where the
+        bundle does not say when a pixel is settled and what the others' features are on average.
+        """
+        bundle = self.bundle
+        classes = result.output.grid_classes
+        rest = bundle.height // GRID - classes.shape[0], bundle.width // GRID - classes.shape[1]
+        classes = np.pad(classes, [(0, rest[0]), (0, rest[1])], mode='edge')
+        if not bundle.forwards_cells:
+            return OnboardMap(classes)
+        stopped = self._sure(result.output, bundle.send_limits) if result.stopped is None else result.stopped
+        return OnboardMap(classes, shrink(~stopped, *bundle.tiling.cells))
+
+    @staticmethod
+    def kept(result: Result, onboard: OnboardMap) -> Optional[np.ndarray]:
+        """bool (height / 8, width / 8): pixels of a forwarded frame that keep the onboard label; None: none.
+
+        Those that have stopped (ADP-C: they keep the earlier output), or whose features are not sent.
+        """
+        return onboard.unsent_pixels if result.stopped is None else result.stopped
+
     def finish(self, features: dict, placement: Placement, criterion: str = 'never',
-               thresholds: Optional[Sequence[float]] = None) -> Result:
+               thresholds: Optional[Sequence[float]] = None, onboard: Optional[OnboardMap] = None,
+               limits: Optional[Sequence[float]] = None) -> Result:
         """Finish the inference from features (as `encode` made them): stops at an exit behind the split that settles.
 
-        criterion, thresholds: as of `segment`; the same thresholds serve both sides.
+        criterion, thresholds, limits: as of `segment`; the same serve both sides. onboard: what came with the features;
+        with it, the first exit here is compared with the last one onboard, and cells that were not sent have the
+        robot's classes in all outputs.
         """
-        began = time.perf_counter()
-        result = Result(placement, tensors={
-            name: OrtValue.ortvalue_from_numpy(tensor) for name, tensor in features.items()})
-        self._run(self.bundle.split['decode'], result)
+        began, bundle = time.perf_counter(), self.bundle
+        result = Result(placement)
+        if onboard is not None:
+            result.before = [classes_before(onboard, placement)]
+            result.stopped = onboard.unsent_pixels
+        if result.stopped is not None:
+            features = {name: fill_means(tensor, bundle.class_means[name], onboard)
+                        for name, tensor in features.items()}
+            result.base = class_logits(onboard, len(bundle.classes)), 1.0
+        result.tensors = {name: OrtValue.ortvalue_from_numpy(tensor) for name, tensor in features.items()}
+        self._run(bundle.split['decode'], result)
         result.inference_ms = (time.perf_counter() - began) * 1e3
-        self._run_side(self._rest_stages, self.bundle.offboard_exits, result, criterion, thresholds)
+        self._run_side(self._rest_stages, bundle.offboard_exits, result, criterion, thresholds, limits)
         return result
 
     def run_exit(self, image: np.ndarray, exit_name: str) -> Result:
@@ -184,28 +296,3 @@ class Engine:
         self._run_head(next(exit_ for exit_ in self.bundle.exits if exit_.name == exit_name), result)
         result.inference_ms = (time.perf_counter() - began) * 1e3
         return result
-
-
-def _available(providers, warn):
-    """The asked-for providers that this onnxruntime has, and the CPU behind them; one warning for those it lacks."""
-    have = onnxruntime.get_available_providers()
-    missing = [name for name in providers if name not in have]
-    if missing:
-        warn(f"provider {', '.join(missing)} is not in this onnxruntime (it has {', '.join(have)}): "
-             'falling back to the next, at last to the CPU; on a GPU machine install onnxruntime-gpu')
-    kept = [name for name in providers if name in have]
-    return kept if CPU in kept else kept + [CPU]
-
-
-@lru_cache(maxsize=None)
-def _share_arena():
-    """One memory arena for all graphs of this process: they run in turn, so that each can use what the last one left.
-
-    With an arena each, all graphs of a bundle took 54 MB more, at the same speed; with none, they were slower.
-    """
-    memory = onnxruntime.OrtMemoryInfo('Cpu', onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0,
-                                       onnxruntime.OrtMemType.DEFAULT)
-    try:
-        onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg(0, 0, -1, -1))
-    except RuntimeError:
-        pass    # somebody else in this process has registered one already: that one is shared

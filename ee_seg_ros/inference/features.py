@@ -1,8 +1,8 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The feature payload: zstd over msgpack of {version, fingerprint, split, expert, rate, ..., tensors}.
+"""The feature payload: zstd over msgpack of {version, fingerprint, split, expert, rate, cells, ..., tensors}.
 
-Whatever arrives is checked against the bundle before anything of its claimed size is allocated.
+The robot's classes travel along; of settled cells nothing else, see `OnboardMap`. Whatever arrives is checked against the bundle before anything of its claimed size is allocated.
 """
 from dataclasses import dataclass
 
@@ -12,12 +12,15 @@ import zstandard
 
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.frame import Placement, fit
+from ee_seg_ros.inference.outputs import GRID
+from ee_seg_ros.inference.pixels import OnboardMap
+from ee_seg_ros.inference.tiles import Tiling
 
 VERSION = 1
 FORMAT = 'ee_seg features; msgpack; zstd'
 _HEADROOM = 4096          # bytes of a payload that are not tensor data: keys, numbers, names
 _LARGEST_OUTPUT = 64      # times the pixels of the network input: 4K images over a 480x368 input are 47 times
-_KEYS = {'version', 'fingerprint', 'split', 'expert', 'rate', 'cells', 'image', 'output', 'tensors'}
+_KEYS = {'version', 'fingerprint', 'split', 'expert', 'rate', 'cells', 'image', 'output', 'classes', 'tensors'}
 
 
 class FeatureError(ValueError):
@@ -30,12 +33,16 @@ class FeatureError(ValueError):
 
 @dataclass(frozen=True)
 class Features:
-    """A checked payload: tensors (uint8 by name), the image's placement, the wanted size of the mask in pixels."""
+    """A checked payload: tensors (uint8 by name), the image's placement, the wanted size of the mask in pixels.
+
+    onboard: what the robot knows; features of cells that it did not send are zero.
+    """
 
     tensors: dict
     placement: Placement
     output_width: int
     output_height: int
+    onboard: OnboardMap
 
 
 def _description(bundle):
@@ -43,20 +50,31 @@ def _description(bundle):
 
 
 def _tensor_bytes(bundle):
-    return sum(int(np.prod(tensor['shape'])) for tensor in _description(bundle).values())
+    classes = (bundle.height // GRID) * (bundle.width // GRID)
+    return classes + sum(int(np.prod(tensor['shape'])) for tensor in _description(bundle).values())
 
 
-def pack(bundle: Bundle, tensors: dict, placement: Placement, output_size: tuple) -> bytes:
+def _by_cell(bundle):
+    """Every cell a tile of its own."""
+    return Tiling(*bundle.tiling.cells, 1, 1)
+
+
+def pack(bundle: Bundle, tensors: dict, placement: Placement, output_size: tuple, onboard: OnboardMap) -> bytes:
     """Pack feature tensors (uint8, as `Engine.encode` gives them) for the wire.
 
     placement: of the image in the network input. output_size: (width, height) that the refined mask shall have.
+    onboard: `Engine.onboard_map`; of cells that it does not send only the classes travel.
     """
+    sent = {name: tensors[name] for name in bundle.feature_tensors}
+    if onboard.sent is not None:
+        sent = {name: _by_cell(bundle).gather(tensor, onboard.sent) for name, tensor in sent.items()}
     document = {
         'version': VERSION, 'fingerprint': bundle.fingerprint, 'split': bundle.split['after'], 'expert': '',
-        'rate': 0, 'cells': None, 'image': [placement.image_width, placement.image_height],
-        'output': [int(output_size[0]), int(output_size[1])],
-        'tensors': {name: {'dtype': 'uint8', 'shape': list(tensors[name].shape), 'data': tensors[name].tobytes()}
-                    for name in bundle.feature_tensors},
+        'rate': 0, 'image': [placement.image_width, placement.image_height],
+        'output': [int(output_size[0]), int(output_size[1])], 'classes': onboard.classes.tobytes(),
+        'cells': None if onboard.sent is None else np.packbits(onboard.sent).tobytes(),
+        'tensors': {name: {'dtype': 'uint8', 'shape': list(tensor.shape), 'data': tensor.tobytes()}
+                    for name, tensor in sent.items()},
     }
     # The checksum finds flipped bits, which would otherwise become wrong features without a sign.
     return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(msgpack.packb(document))
@@ -99,19 +117,48 @@ def _size(document, key):
     return value
 
 
-def _tensors(bundle, received):
+def _onboard_map(bundle, document):
+    classes, cells = document['classes'], document['cells']
+    shape = bundle.height // GRID, bundle.width // GRID
+    if not isinstance(classes, bytes) or len(classes) != shape[0] * shape[1]:
+        raise FeatureError('damaged', f'classes are no map of {shape[1]}x{shape[0]}')
+    classes = np.frombuffer(classes, np.uint8).reshape(shape)
+    if classes.max() >= len(bundle.classes):
+        raise FeatureError('damaged', f'the map has classes beyond the {len(bundle.classes)} of bundle {bundle.name}')
+    if cells is None:
+        return OnboardMap(classes)
+    if not bundle.forwards_cells:
+        raise FeatureError('damaged', f'only some cells came, and bundle {bundle.name} cannot do without the others')
+    shape = bundle.tiling.cells
+    count = shape[0] * shape[1]
+    if not isinstance(cells, bytes) or len(cells) != -(-count // 8):
+        raise FeatureError('damaged', f'cells are no map of {shape[1]}x{shape[0]}')
+    sent = np.unpackbits(np.frombuffer(cells, np.uint8))[:count].reshape(shape).astype(bool)
+    if not sent.any():
+        raise FeatureError('damaged', 'no cell came: there is nothing to refine')
+    return OnboardMap(classes, sent)
+
+
+def _tensors(bundle, received, sent):
     wanted = _description(bundle)
     if not isinstance(received, dict) or set(received) != set(wanted):
         raise FeatureError('damaged', f'tensors are not {sorted(wanted)}')
     tensors = {}
     for name, tensor in wanted.items():
         entry, shape = received[name], tensor['shape']
+        if sent is not None:
+            rows, columns = sent.shape
+            shape = [int(np.count_nonzero(sent)), shape[1], shape[2] // rows, shape[3] // columns]
         if (not isinstance(entry, dict) or entry.get('dtype') != tensor['dtype'] or entry.get('shape') != shape
                 or not isinstance(entry.get('data'), bytes) or len(entry['data']) != int(np.prod(shape))):
             raise FeatureError('damaged', f"tensor {name} is not {tensor['dtype']} of shape {shape}")
-        tensors[name] = np.frombuffer(entry['data'], np.uint8).reshape(shape)
-        if tensors[name].max() >= bundle.document['codec']['levels']:
+        values = np.frombuffer(entry['data'], np.uint8).reshape(shape)
+        if values.max() >= bundle.document['codec']['levels']:
             raise FeatureError('damaged', f'tensor {name} has levels that the codec does not know')
+        tensors[name] = values
+        if sent is not None:
+            tensors[name] = np.zeros(tensor['shape'], np.uint8)
+            _by_cell(bundle).scatter(values, sent, tensors[name][0])
     return tensors
 
 
@@ -121,14 +168,14 @@ def unpack(bundle: Bundle, data) -> Features:
     if document['fingerprint'] != bundle.fingerprint:
         raise FeatureError('foreign', f"features of bundle {str(document['fingerprint'])[:16]}, this side runs "
                                       f'{bundle.fingerprint} ({bundle.name}): run the same bundle on both sides')
-    if document['split'] != bundle.split['after'] or document['expert'] != '' or document['rate'] != 0 \
-            or document['cells'] is not None:
-        raise FeatureError('damaged', 'split, expert, rate or cells are none that this bundle knows')
+    if document['split'] != bundle.split['after'] or document['expert'] != '' or document['rate'] != 0:
+        raise FeatureError('damaged', 'split, expert or rate are none that this bundle knows')
     image_width, image_height = _size(document, 'image')
     output_width, output_height = _size(document, 'output')
     limit = _LARGEST_OUTPUT * bundle.width * bundle.height
     if output_width * output_height > limit or image_width * image_height > limit:
         raise FeatureError('oversized', f'a mask of {output_width}x{output_height} for an image of '
                                         f'{image_width}x{image_height} is asked for; at most {limit} pixels are served')
-    return Features(_tensors(bundle, document['tensors']), fit(image_width, image_height, bundle),
-                    output_width, output_height)
+    onboard = _onboard_map(bundle, document)
+    return Features(_tensors(bundle, document['tensors'], onboard.sent), fit(image_width, image_height, bundle),
+                    output_width, output_height, onboard)

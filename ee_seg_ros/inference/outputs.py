@@ -3,6 +3,7 @@
 """What an exit puts out: logits, and the mask, confidence and low-resolution maps made from them."""
 import math
 from functools import cached_property
+from typing import Optional
 
 import cv2
 import numpy as np
@@ -12,17 +13,20 @@ from ee_seg_ros.inference.frame import Placement
 from ee_seg_ros.inference.resize import argmax_resized
 
 GRID = 8    # pixels of network input per cell of the grid on which criteria compare exits of different strides
+SAMPLED = 16    # pixels of network input between the logits that are enough for means over the image
 
 
 class ExitOutput:
     """The output of one exit for one image.
 
-    exit: which one. logits: float32 (C, h, w) over the whole network input. placement: where the image lies in it.
-    Everything else is computed when it is first asked for.
+    bundle, exit: which one. logits: float32 (C, h, w) over the whole network input. placement: where the image lies in
+    it. stopped: bool (height / 8, width / 8) of the network input, pixels that are not computed any more; None where
+    the criterion stops whole frames. Everything else is computed when it is first asked for.
     """
 
-    def __init__(self, bundle: Bundle, exit_: Exit, logits: np.ndarray, placement: Placement):
-        self.exit, self.logits, self.placement = exit_, logits, placement
+    def __init__(self, bundle: Bundle, exit_: Exit, logits: np.ndarray, placement: Placement,
+                 stopped: Optional[np.ndarray] = None):
+        self.bundle, self.exit, self.logits, self.placement, self.stopped = bundle, exit_, logits, placement, stopped
         self._stride = bundle.width // logits.shape[2]
 
     def _visible(self, planes, width, height):
@@ -59,6 +63,25 @@ class ExitOutput:
             size = (logits.shape[2] * self._stride // GRID, logits.shape[1] * self._stride // GRID)
             logits = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in logits])
         return logits[:, :rows, :columns]
+
+    @property
+    def sampled_logits(self) -> np.ndarray:
+        """float32 (C, rows, columns): the logits of every 16th pixel of network input, over the image's content only.
+
+        A view, neither averaged nor resized. Where an exit's stride is above 16, all of its logits.
+        """
+        step = max(1, SAMPLED // self._stride)
+        rows = math.ceil(self.placement.content_height / self._stride)
+        columns = math.ceil(self.placement.content_width / self._stride)
+        return self.logits[:, :rows:step, :columns:step]
+
+    @property
+    def stopped_share(self) -> Optional[float]:
+        """Share of the image's pixels on the grid that have stopped, 0..1; None without `stopped`."""
+        if self.stopped is None:
+            return None
+        rows, columns = self.grid_logits.shape[1:]
+        return float(self.stopped[:rows, :columns].mean())
 
     @cached_property
     def grid_probabilities(self) -> np.ndarray:

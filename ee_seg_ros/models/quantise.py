@@ -19,7 +19,8 @@ from ee_seg_ros.data.datasets import samples_of
 from ee_seg_ros.evaluation.evaluate import observe
 from ee_seg_ros.evaluation.metrics import mean_iou
 from ee_seg_ros.inference.bundle import Bundle
-from ee_seg_ros.inference.engine import CPU, Engine
+from ee_seg_ros.inference.engine import Engine
+from ee_seg_ros.inference.graphs import CPU
 from ee_seg_ros.inference.frame import preprocess
 
 SUFFIX = '_int8'

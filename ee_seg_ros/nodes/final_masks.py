@@ -19,7 +19,8 @@ class Frame:
     """A frame taken: what its final mask and its trace need.
 
     arrived: steady seconds at the image callback. mask: the onboard mask as published. output: the ExitOutput that the
-    mask was made from, None where segmentation failed. trace: the values of `~/trace` known so far.
+    mask was made from, None where segmentation failed. trace: the values of `~/trace` known so far. kept: of a
+    forwarded frame, the pixels that keep the onboard label (see `pixels.refine`), None: none; placement: of its image.
     """
 
     header: Any
@@ -27,6 +28,8 @@ class Frame:
     mask: Optional[Image] = None
     output: Any = None
     trace: dict = field(default_factory=dict)
+    kept: Optional[np.ndarray] = None
+    placement: Any = None
 
     @property
     def key(self) -> tuple:

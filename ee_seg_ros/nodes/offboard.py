@@ -73,6 +73,7 @@ class Offboard(SegmentationNode):
         # The first run takes ten times as long as the others, and would be the one to find a graph that fails.
         self._engine.finish({name: np.zeros(bundle.tensors[name]['shape'], np.uint8)
                              for name in bundle.feature_tensors}, fit(bundle.width, bundle.height, bundle))
+        self._engine.prepare_tiles()
         self._tally = Tally()
 
     def apply(self, values: dict) -> None:
@@ -132,7 +133,8 @@ class Offboard(SegmentationNode):
     def _refine(self, robot, message):
         received = unpack(self.bundle, message.data)
         settings = self._settings
-        result = self._engine.finish(received.tensors, received.placement, settings.criterion, settings.thresholds)
+        result = self._engine.finish(received.tensors, received.placement, settings.criterion, settings.thresholds,
+                                     received.onboard)
         output = result.output
         self._tally.count(f'exit.{result.exit_name}')
         size = received.output_width, received.output_height

@@ -13,8 +13,10 @@ import numpy as np
 from sensor_msgs.msg import Image
 
 from ee_seg_ros.inference.bundle import Bundle
+from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.features import pack
+from ee_seg_ros.inference.pixels import refine
 from ee_seg_ros.nodes.conversions import CHANNELS, ImageError, check_image, image_message, to_rgb
 from ee_seg_ros.nodes.diagnostics import ERROR, OK, WARN, Reporter, Tally, exit_shares
 from ee_seg_ros.nodes.final_masks import FinalMasks, Frame, Refined
@@ -103,6 +105,9 @@ class Onboard(SegmentationNode):
             features = self._engine.encode(result)
             if self._rest is not None:
                 self._rest.finish(features, result.placement)
+                self._rest.prepare_tiles()
+        if CRITERIA[self._settings.criterion].pixelwise:
+            self._engine.prepare_tiles()
 
     # --- one frame ---
 
@@ -181,7 +186,7 @@ class Onboard(SegmentationNode):
         self._tally.count(f'exit.{result.exit_name}' if result else 'exit.none')
         frame.trace.update(
             exit=result.exit_name if result else '', criterion=settings.criterion, score=result and result.score,
-            threshold=result and result.threshold, settled=bool(result and result.settled), forwarded=False,
+            threshold=result and result.threshold, stopped_share=result and result.output.stopped_share, settled=bool(result and result.settled), forwarded=False,
             feature_bytes=0, final_source='', refined_age_ms=None, preprocess_ms=result and result.preprocess_ms,
             inference_ms=result and result.inference_ms, mask_ms=mask_ms, expert='')
         frame.trace.setdefault('postprocess_ms', None)
@@ -189,28 +194,32 @@ class Onboard(SegmentationNode):
     def _finish(self, frame, result, size, settings):
         """Queue the frame for its final mask, having seen to its refinement if there can be one."""
         here = settings.finish == 'onboard'
-        refine = (result is not None and not result.settled and settings.finish != 'never'
+        wanted = (result is not None and not result.settled and settings.finish != 'never'
                   and (here or self._link.present) and self._finals.may_forward(frame.key))
         payload = None
-        if refine:
+        if wanted:
             try:
-                features = self._engine.encode(result)
-                payload = b'' if here else pack(self.bundle, features, result.placement, size)
+                onboard, features = self._engine.onboard_map(result), self._engine.encode(result)
+                frame.kept, frame.placement = self._engine.kept(result, onboard), result.placement
+                if onboard.sent is None or onboard.sent.any():    # else there is nothing to refine
+                    payload = b'' if here else pack(self.bundle, features, result.placement, size, onboard)
             except Exception as error:
                 self._failed('packing of the features', error)
         if payload is None:
             self._finals.add(frame)
             return
-        frame.trace.update(forwarded=not here, feature_bytes=len(payload))
+        frame.trace.update(forwarded=not here, feature_bytes=len(payload),
+                           sent_cells=1.0 if onboard.sent is None else float(onboard.sent.mean()))
         self._finals.add(frame, frame.arrived + settings.deadline)
         if here:
-            self._finish_here(frame, features, result.placement, size, settings)
+            self._finish_here(frame, features, onboard, size, settings)
         else:
             self._link.send(frame.header, payload)
 
-    def _finish_here(self, frame, features, placement, size, settings):
+    def _finish_here(self, frame, features, onboard, size, settings):
         try:
-            output = self._rest.finish(features, placement, settings.criterion, settings.thresholds).output
+            output = self._rest.finish(features, frame.placement, settings.criterion, settings.thresholds,
+                                       onboard).output
             self._finals.refine(frame.key, Refined(output.mask(*size), time.monotonic(), output))
             self._tally.count('refined')
         except Exception as error:
@@ -232,20 +241,28 @@ class Onboard(SegmentationNode):
             frame.trace['refined_age_ms'] = (refined.arrived - frame.arrived) * 1e3
             if confidence is not None:
                 confidence = self._refined_confidence(frame, refined, confidence)
-            self._outputs.publish_final(frame, refined.mask, confidence)
+            self._outputs.publish_final(frame, self._with_kept(frame, self._ids(frame), refined.mask), confidence)
         except Exception as error:
             self._failed('publication of the final mask', error)
 
     def _refined_confidence(self, frame, refined, onboard):
         """Of the refined mask; if it did not come, the onboard one where both masks agree, 0 elsewhere."""
         width, height = frame.mask.width, frame.mask.height
-        if refined.output is not None:
-            return refined.output.confidence(width, height)
-        received = self._link.confidence(frame.header, width, height)
-        if received is not None:
-            return received
-        ids = np.frombuffer(frame.mask.data, np.uint8).reshape(height, width)
-        return onboard * (ids == refined.mask)
+        received = (self._link.confidence(frame.header, width, height) if refined.output is None
+                    else refined.output.confidence(width, height))
+        if received is None:
+            received = onboard * (self._ids(frame) == refined.mask)
+        return self._with_kept(frame, onboard, received)
+
+    @staticmethod
+    def _ids(frame):
+        """The onboard mask as it was published."""
+        return np.frombuffer(frame.mask.data, np.uint8).reshape(frame.mask.height, frame.mask.width)
+
+    @staticmethod
+    def _with_kept(frame, onboard, refined):
+        """A refined plane, but the onboard one where pixels had settled: their features were not sent."""
+        return refined if frame.kept is None else refine(onboard, refined, frame.kept, frame.placement)
 
     # --- diagnostics ---
 

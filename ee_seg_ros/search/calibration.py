@@ -13,6 +13,10 @@ from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.search.cascades import threshold_levels
+from ee_seg_ros.search.gain import fit as fit_gain
+from ee_seg_ros.search.gain import look
+from ee_seg_ros.search.pixels import ClassStatistics, class_statistics, fit_pixels
+from ee_seg_ros.search.pixels import steps as fit_steps
 
 # Most mIoU that an operating point may lose against running the whole network on every frame.
 ALLOWED_LOSS = {'fast': 0.02, 'balanced': 0.01, 'accurate': 0.005}
@@ -50,7 +54,7 @@ def levels(bundle: Bundle, observed: Observations, criterion: str) -> list:
     for level in threshold_levels(rule, scores, onboard):
         taken = exits_taken(rule, scores, level)
         if (key := taken.tobytes()) not in bounds:
-            bounds[key] = loss_bound(observed.matrices[np.arange(count), taken], whole, weights)
+            bounds[key] = loss_bound(observed.matrices_of(criterion, taken), whole, weights)
         found.append({'thresholds': list(map(float, level)), 'loss_bound': bounds[key],
                       **cascade(bundle, observed, criterion, level)})
     return found
@@ -97,11 +101,15 @@ def set_temperatures(bundle: Bundle, temperatures: list) -> Bundle:
 
 
 def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, limit: int = 0,
-              threads: int = 2, report: Callable[[int, int], None] = lambda done, total: None) -> None:
+              threads: int = 2, report: Callable[[int, int], None] = lambda done, total: None,
+              statistics: str | None = None) -> None:
     """Measure a bundle on a split; store temperatures, curves, operating points and mIoUs of the exits in bundle.json.
 
+    So it does with the model of the criterion `gain`, whose curve and operating points come from cross-fitted scores.
     The split must not have been trained on, and figures must not be reported on it afterwards. It is gone through
-    twice: scores depend on the temperatures. Needs torch. Raises ValueError or FileNotFoundError.
+    several times: scores depend on the temperatures. statistics: the split that was trained on, for the criteria that
+    stop single pixels and for features without the settled cells; None: the bundle does neither. Needs torch. Raises
+    ValueError or FileNotFoundError.
     """
     from ee_seg_ros.search.temperature import calibrate_temperatures, labelled_pixels
     bundle = Bundle.load(name_or_path)
@@ -109,8 +117,25 @@ def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, lim
     found = calibrate_temperatures(labelled_pixels(Engine(bundle, threads=threads), samples,
                                                    lambda done: report(done, 2 * total)))
     bundle = set_temperatures(bundle, found['temperatures'])
+    if statistics is not None and bundle.tiling is not None:
+        engine = Engine(bundle, threads=threads)
+        fit_pixels(engine, measure_classes(engine, dataset, root, statistics, report),
+                   list(samples_of(dataset, root, split, limit)[1]),
+                   lambda done: report(done, fit_steps(bundle)))
+        bundle.document['criteria'].update({rule.name: rule.entry(len(bundle.judged_exits))
+                                            for rule in CRITERIA.values() if rule.needs == 'pixels'})
+        bundle = Bundle(bundle.path, bundle.document)
+    scores = None
+    if bundle.judged_exits:
+        _, samples = samples_of(dataset, root, split, limit)
+        scores = fit_gain(bundle, look(Engine(bundle, threads=threads), samples, lambda done: report(done, total)))
+        bundle.document['criteria']['gain'] = CRITERIA['gain'].entry(len(bundle.judged_exits))
+        bundle = Bundle(bundle.path, bundle.document)
     _, samples = samples_of(dataset, root, split, limit)
     observed = observe(Engine(bundle, threads=threads), samples, lambda done: report(total + done, 2 * total))
+    if scores is not None:    # of models that did not see the image; a frame that ended before has no others
+        own = observed.scores['gain']
+        observed.scores['gain'] = np.where(np.isfinite(own), scores, own)
     mious = [mean_iou(matrix) for matrix in observed.matrices.sum(0)]
     full = mious[-1]
     for criterion, entry in bundle.document['criteria'].items():
@@ -124,16 +149,31 @@ def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, lim
     write_document(bundle)
 
 
-def copy_calibration(source: str, target: str) -> None:
+def measure_classes(engine: Engine, dataset: str, root: str | None, split: str,
+                    report: Callable[[int, int], None] = lambda done, total: None) -> ClassStatistics:
+    """Statistics of the classes over the split that a bundle was trained on; its mean features are stored in it."""
+    total, samples = samples_of(dataset, root, split)
+    found = class_statistics(engine, samples, lambda done: report(done, total))
+    if engine.bundle.split is not None:
+        engine.bundle.document['codec']['class_means'] = {name: means.tolist() for name, means in found.means.items()}
+    return found
+
+
+def copy_calibration(source: str, target: str, dataset: str = 'camvid', root: str | None = None,
+                     statistics: str | None = None, threads: int = 2,
+                     report: Callable[[int, int], None] = lambda done, total: None) -> None:
     """Store temperatures, curves and operating points (and what a search found) of one bundle in another.
 
-    A twin's in the shipped bundle, for example: the exits must be the same. Raises BundleError if they differ.
+    A twin's in the shipped bundle, for example: the exits must be the same. statistics: the split that the other was
+    trained on, for the mean features of its own classes. Raises BundleError if they differ.
     """
     twin, bundle = Bundle.load(source), Bundle.load(target)
     if [(exit_.name, exit_.onboard) for exit_ in twin.exits] != [(exit_.name, exit_.onboard) for exit_ in bundle.exits]:
         raise BundleError(f'{source} and {target} have different exits: thresholds of one mean nothing to the other')
     set_temperatures(bundle, [exit_.temperature for exit_ in twin.exits])
-    for key in ('criteria', 'calibration', 'search'):
+    for key in ('criteria', 'calibration', 'search', 'pixels', 'gain'):
         if key in twin.document:
             bundle.document[key] = twin.document[key]
+    if statistics is not None and bundle.split is not None:
+        measure_classes(Engine(bundle, threads=threads), dataset, root, statistics, report)
     write_document(bundle)

@@ -13,6 +13,7 @@ from ee_seg_ros.search.observations import Candidates
 
 # How many thresholds are tried for each group of exits that share one, see `threshold_levels`.
 LEVELS = (33, 9, 5)
+SHARED_LEVELS = 200    # where all exits share one
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,13 @@ def threshold_levels(rule: Criterion, scores: np.ndarray, onboard: int, levels: 
     in up to three groups, for a few dozen images cannot tell more apart from chance: the last onboard exit, which
     decides about the dearest step; those before it; those behind the split. Of each group's scores quantiles are tried,
     levels[0] in the first group that has scores, levels[1] in the second, levels[2] in the third; the outermost lie
-    just beyond all scores, so that no image or every image settles.
+    just beyond all scores, so that no image or every image settles. Where a criterion's scores mean the same at every
+    exit (`Criterion.shared`), all exits share one threshold, of which `SHARED_LEVELS` are tried.
     """
     groups = [np.arange(0, max(0, onboard - 1)), np.arange(max(0, onboard - 1), onboard),
               np.arange(onboard, scores.shape[1])]
+    if rule.shared:
+        groups, levels = [np.arange(scores.shape[1])], (SHARED_LEVELS,)
     tried, shared = [], []
     for group in groups:
         known = scores[:, group][np.isfinite(scores[:, group])]
@@ -148,8 +152,7 @@ def run_cascade(candidates: Candidates, counts: Counts, costs: dict, exits: tupl
     thresholds: float (L, judged); None: those of `threshold_levels` with `levels`.
     """
     sides = candidates.onboard[list(exits)] if split else np.ones(len(exits), bool)
-    before = [exits[index - 1] if index and sides[index - 1] == sides[index] else None for index in range(len(exits))]
-    scores = np.stack([candidates.score(criterion, *pair) for pair in zip(before[:-1], exits[:-1])], 1)
+    scores = np.stack([candidates.score(criterion, *pair) for pair in zip([None, *exits], exits[:-1])], 1)
     rule = CRITERIA[criterion]
     if thresholds is None:
         thresholds = threshold_levels(rule, scores, int(sides[:-1].sum()), levels)

@@ -13,9 +13,10 @@ from ee_seg_ros.evaluation.metrics import confusion, mean_iou
 from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.features import pack
+from ee_seg_ros.inference.pixels import OnboardMap
 
-SINGLE = tuple(name for name, rule in CRITERIA.items() if rule.score and rule.first == 0)
-PAIRED = tuple(name for name, rule in CRITERIA.items() if rule.score and rule.first == 1)
+SINGLE = tuple(name for name, rule in CRITERIA.items() if rule.score and rule.first == 0 and not rule.needs)
+PAIRED = tuple(name for name, rule in CRITERIA.items() if rule.score and rule.first == 1 and not rule.needs)
 _OUTSIDE = 255    # of the grid: beyond the image's content
 
 
@@ -46,7 +47,7 @@ class Candidates:
     def score(self, criterion: str, earlier: int | None, current: int) -> np.ndarray:
         """float64 (n,): what a criterion says at exit `current` if `earlier` ran before it; NaN: nothing.
 
-        earlier: None where no exit ran before on the same side of the split.
+        earlier: None where no exit ran before.
         """
         if criterion in SINGLE:
             return self.single[criterion][:, current]
@@ -109,9 +110,10 @@ def run_all(engine: Engine, image: np.ndarray) -> tuple:
     result = engine.segment(image, 'never')
     if bundle.split is None:
         return result.outputs, 0
+    onboard = OnboardMap(engine.onboard_map(result).classes)    # all cells are sent: what they are worth is the question
     features, place = engine.encode(result), result.placement
-    rest = engine.finish(features, place)
-    payload = pack(bundle, features, place, (place.image_width, place.image_height))
+    rest = engine.finish(features, place, onboard=onboard)
+    payload = pack(bundle, features, place, (place.image_width, place.image_height), onboard)
     return result.outputs + rest.outputs, len(payload)
 
 

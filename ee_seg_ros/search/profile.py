@@ -35,7 +35,7 @@ def _judging(bundle, before, output):
     """criterion -> ms of judging `output` after `before`; its grid is computed anew each time, as it is in a run."""
     times = {}
     for name, rule in CRITERIA.items():
-        if rule.score:
+        if rule.score and not rule.needs:
             fresh = ExitOutput(bundle, output.exit, output.logits, output.placement)
             began = time.perf_counter()
             rule.score([before, fresh])

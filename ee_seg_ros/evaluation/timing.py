@@ -1,0 +1,86 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a frame takes to run, by where it stops: all ways through a bundle, and their times, measured in turn.
+
+What a frame costs depends on where it stops and, where later stages run on what is not settled only, on how much that
+is. So the time of every way through the network is the mean over a sample of images of the median of several rounds,
+all ways taking turns.
+"""
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from random import Random
+from statistics import mean, median
+
+import cv2
+import numpy as np
+
+from ee_seg_ros.evaluation.evaluate import Observations
+from ee_seg_ros.evaluation.pair import run_pair
+from ee_seg_ros.inference.criteria import CRITERIA, Criterion
+from ee_seg_ros.inference.engine import Engine
+
+TIMED_IMAGES, ROUNDS = 12, 8
+
+
+@contextmanager
+def opencv_threads(threads: int) -> Iterator[None]:
+    """OpenCV with so many threads, as many as the networks have; with what it had before when this is left."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(threads)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def stopping_at(rule: Criterion, index: int, judged: int) -> tuple:
+    """Thresholds, one per judged exit, with which every image stops at exit `index`, whatever it scores."""
+    never, at_once = (-np.inf, np.inf) if rule.direction == 'below' else (np.inf, -np.inf)
+    return tuple(at_once if place == index else never for place in range(judged))
+
+
+def ways(engine: Engine, observed: Observations) -> dict:
+    """All ways through a bundle: (criterion, exit index) -> callable(image), and (None, index) for an exit alone.
+
+    An exit at which a criterion gives no score is none at which it can stop. Each way ends with the mask.
+    """
+    bundle, last = engine.bundle, len(engine.bundle.exits) - 1
+
+    def alone(name):
+        return lambda image: engine.run_exit(image, name).output.mask(*size_of(image))
+
+    def stops(criterion, index):
+        thresholds = stopping_at(CRITERIA[criterion], index, last)
+        return lambda image: run_pair(engine, image, criterion, thresholds).mask(*size_of(image))
+    found = {(None, index): alone(exit_.name) for index, exit_ in enumerate(bundle.exits)}
+    for name in bundle.document['criteria']:
+        known = np.isfinite(observed.scores[name]).any(0)
+        found |= {(name, index): stops(name, index) for index in range(last + 1) if index == last or known[index]}
+    return found
+
+
+def size_of(image: np.ndarray) -> tuple:
+    """(width, height) of an image."""
+    return image.shape[1], image.shape[0]
+
+
+def median_times(jobs: dict, images: Sequence, rounds: int, report: Callable[[], None] = lambda: None) -> dict:
+    """Milliseconds of each job (key -> callable(image)): the mean over the images of the median over the rounds.
+
+    Every image goes through all jobs, in an order drawn anew each time, before the next image comes: so whatever else
+    the machine does meets all jobs alike, and none always runs behind the same other.
+    """
+    times = {key: [[] for _ in images] for key in jobs}
+    order, random = list(jobs), Random(0)
+    for job in jobs.values():    # the first run of a graph allocates
+        job(images[0])
+    for _ in range(rounds):
+        for index, image in enumerate(images):
+            random.shuffle(order)
+            for key in order:
+                began = time.perf_counter()
+                jobs[key](image)
+                times[key][index].append((time.perf_counter() - began) * 1e3)
+            report()
+    return {key: mean(map(median, values)) for key, values in times.items()}

@@ -1,0 +1,96 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pixel by pixel: what has stopped keeps the output of an earlier exit, on the robot and across the link."""
+import math
+from dataclasses import dataclass
+from typing import Optional
+
+import cv2
+import numpy as np
+
+from ee_seg_ros.inference.frame import Placement
+from ee_seg_ros.inference.outputs import GRID
+from ee_seg_ros.inference.tiles import grow
+
+_SURE = 12.0    # logit of a class that came without logits: a probability of 0.9999 among 11 classes
+
+
+@dataclass(frozen=True)
+class OnboardMap:
+    """What travels with the features of a frame: the robot's own classes, and which cells' features come at all.
+
+    classes: uint8 (height / 8, width / 8) of the network input. sent: bool (rows, columns), cells whose features are
+    sent; None: those of all.
+    """
+
+    classes: np.ndarray
+    sent: Optional[np.ndarray] = None
+
+    @property
+    def unsent_pixels(self) -> Optional[np.ndarray]:
+        """bool, on the grid: pixels of cells that are not sent; None where all are."""
+        return None if self.sent is None else grow(~self.sent, *self.classes.shape)
+
+
+def resized(logits: np.ndarray, height: int, width: int) -> np.ndarray:
+    """float32 (C, height, width): logits (C, h, w) resized bilinearly; a copy in any case."""
+    if logits.shape[1:] == (height, width):
+        return logits.copy()
+    return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in logits])
+
+
+def keep_stopped(previous: np.ndarray, logits: np.ndarray, stopped: np.ndarray) -> np.ndarray:
+    """Logits (C, h, w) in which stopped pixels have the previous exit's values.
+
+    previous, logits: at whatever resolutions; the result is at the finest of all three. stopped: bool, on the grid.
+    Source: ADP-C (Liu et al., ICLR 2022): out_n = out_(n-1) where stopped.
+    """
+    height, width = (max(sizes) for sizes in zip(previous.shape[1:], logits.shape[1:], stopped.shape))
+    return np.where(grow(stopped, height, width), resized(previous, height, width), resized(logits, height, width))
+
+
+@dataclass(frozen=True)
+class Before:
+    """What is known of the last exit onboard on the server: its classes, as `ExitOutput.grid_classes` has them."""
+
+    grid_classes: np.ndarray
+
+
+def classes_before(onboard: OnboardMap, placement: Placement) -> Before:
+    """The robot's classes over the image's content."""
+    rows, columns = math.ceil(placement.content_height / GRID), math.ceil(placement.content_width / GRID)
+    return Before(onboard.classes[:rows, :columns])
+
+
+def on_grid(content: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A bool map over an image's content, on the grid over the whole network input; True outside the content."""
+    whole = np.ones((height // GRID, width // GRID), bool)
+    whole[:content.shape[0], :content.shape[1]] = content
+    return whole
+
+
+def class_logits(onboard: OnboardMap, classes: int) -> np.ndarray:
+    """float32 (classes, height / 8, width / 8): logits that say the robot's class, and little else."""
+    return np.float32(_SURE) * (np.arange(classes)[:, None, None] == onboard.classes).astype(np.float32)
+
+
+def fill_means(tensor: np.ndarray, means: np.ndarray, onboard: OnboardMap) -> np.ndarray:
+    """Features (1, C, h, w), uint8, whose cells that were not sent have the mean features of the robot's class there.
+
+    means: uint8 (classes, C). So the heads that look around see a full map.
+    """
+    height, width = tensor.shape[2:]
+    rows, columns = (size // part for size, part in zip(onboard.classes.shape, (height, width)))
+    filled = means[onboard.classes[::rows, ::columns]].transpose(2, 0, 1)
+    return np.where(grow(onboard.sent, height, width), tensor[0], filled)[None]
+
+
+def refine(onboard: np.ndarray, refined: np.ndarray, kept: np.ndarray, placement: Placement) -> np.ndarray:
+    """The final mask, uint8 (H, W): the onboard one where pixels are `kept`, the refined one elsewhere.
+
+    kept: bool on the grid over the whole network input. placement: of the image in it.
+    """
+    height, width = onboard.shape
+    steps = [(np.arange(size) * (content / size / GRID)).astype(int).clip(0, math.ceil(content / GRID) - 1)
+             for size, content in ((height, placement.content_height), (width, placement.content_width))]
+    return np.where(kept[np.ix_(*steps)], onboard, refined)

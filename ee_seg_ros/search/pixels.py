@@ -1,0 +1,161 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a bundle needs to stop single pixels: limits of the classes, which cells to forward, their mean features."""
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ee_seg_ros.data.labelled import UNLABELLED
+from ee_seg_ros.evaluation.evaluate import to_the_end
+from ee_seg_ros.evaluation.metrics import confusion, mean_iou
+from ee_seg_ros.inference.bundle import Bundle
+from ee_seg_ros.inference.engine import Engine
+from ee_seg_ros.inference.outputs import GRID
+
+UNIFORM = 0.998    # ADP-C's limit for all classes
+PAPER = (0.99, UNIFORM)    # CBT's easiest and hardest class on Cityscapes
+# Tried on images that nothing was trained on, from the fewest multiply-accumulates to the most.
+EASIEST, TILE_SHARES = (0.7, 0.8, 0.9, 0.95, 0.99), (0.0, 0.1, 0.2)
+SEND = (0.7, 0.8, 0.9, 0.95, 0.98)
+ALLOWED_LOSS = 0.004, 0.0015    # mIoU that class limits, and cells that are not sent, may lose on those images
+
+
+@dataclass(frozen=True)
+class ClassStatistics:
+    """Of n images: probabilities float64 (exits, classes, classes), row k the mean softmax over pixels of class k.
+
+    means: feature tensor -> uint8 (classes, channels), mean levels of each class; {} without a split.
+    """
+
+    probabilities: np.ndarray
+    means: dict
+
+
+def _labels_at(labels, placement, height, width, stride):
+    """Labels at every `stride`-th pixel of the network input of (height, width); unlabelled outside the image."""
+    rows, columns = placement.content_height // stride, placement.content_width // stride
+    whole = np.full((height // stride, width // stride), UNLABELLED, np.uint8)
+    whole[:rows, :columns] = cv2.resize(labels, (columns, rows), interpolation=cv2.INTER_NEAREST)
+    return whole
+
+
+def class_statistics(engine: Engine, samples: Iterable,
+                     report: Callable[[int], None] = lambda done: None) -> ClassStatistics:
+    """Statistics of the classes over (image, labels) of the training set; engine with part 'all'.
+
+    Source: CBT (Gormez and Koyuncu, arXiv 2210.15621), whose p_(n,k) is the mean softmax of exit n over the training
+    pixels of class k; here on the grid of 8 pixels. A class without pixels has even probabilities, and middling means.
+    """
+    bundle, classes = engine.bundle, len(engine.bundle.classes)
+    sums, counts = np.zeros((len(bundle.exits), classes, classes)), np.zeros(classes)
+    totals = {name: np.zeros((classes, bundle.tensors[name]['shape'][1])) for name in bundle.feature_tensors}
+    seen = {name: np.zeros(classes) for name in totals}
+    for done, (image, labels) in enumerate(samples, start=1):
+        result = engine.segment(image, 'never')
+        outputs = list(result.outputs)
+        if bundle.split is not None:
+            features = engine.encode(result)
+            outputs += engine.finish(features, result.placement).outputs
+            for name, tensor in features.items():
+                at = _labels_at(labels, result.placement, bundle.height, bundle.width,
+                                bundle.height // tensor.shape[2])
+                for number in range(classes):
+                    totals[name][number] += tensor[0][:, at == number].sum(1)
+                    seen[name][number] += np.count_nonzero(at == number)
+        at = _labels_at(labels, result.placement, bundle.height, bundle.width, GRID)
+        at = at[:outputs[0].grid_logits.shape[1], :outputs[0].grid_logits.shape[2]]
+        for index, output in enumerate(outputs):
+            probabilities = output.grid_probabilities
+            for number in range(classes):
+                sums[index, number] += probabilities[:, at == number].sum(1)
+        counts += np.bincount(at[at < classes], minlength=classes)
+        report(done)
+    middle = (bundle.document['codec'] or {'levels': 2})['levels'] // 2
+    return ClassStatistics(
+        np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], 1 / classes),
+        {name: np.where(seen[name][:, None] > 0, totals[name] / np.maximum(seen[name], 1)[:, None], middle
+                        ).round().astype(np.uint8) for name in totals})
+
+
+def class_limits(probabilities: np.ndarray, easiest: float, hardest: float) -> np.ndarray:
+    """T_k, float64 (classes,): between `easiest` for the class told best from the others and `hardest`.
+
+    probabilities: as of `ClassStatistics`. P_k = mean over exits of p_(n,k); T_k = largest(P_k) - second largest(P_k),
+    then scaled: (1 - (T_k - min T) / (max T - min T)) (hardest - easiest) + easiest. Source: CBT (arXiv 2210.15621).
+    """
+    ordered = np.sort(probabilities.mean(0), axis=1)
+    margins = ordered[:, -1] - ordered[:, -2]
+    spread = max(np.ptp(margins), 1e-9)
+    return (1 - (margins - margins.min()) / spread) * (hardest - easiest) + easiest
+
+
+def _measure(engine, samples, criterion, limits=None):
+    """(mIoU, mean multiply-accumulates, mean bytes) of images that run to the end unless all their pixels stop."""
+    classes, total, macs, payloads = len(engine.bundle.classes), 0, [], []
+    for image, labels in samples:
+        frame = to_the_end(engine, image, criterion, limits=limits)
+        height, width = labels.shape
+        total = total + confusion(labels, frame.mask(width, height), classes)
+        macs.append(frame.macs_at[-1])
+        payloads.append(len(frame.payload(engine)))
+    return mean_iou(total), float(np.mean(macs)), float(np.mean(payloads))
+
+
+def fit_pixels(engine: Engine, statistics: ClassStatistics, samples: list,
+               report: Callable[[int], None] = lambda done: None) -> dict:
+    """Choose class limits and which cells to send, on images that nothing was trained on; what bundle.json stores.
+
+    Class limits: of all (easiest, tile share) tried, the one of fewest multiply-accumulates that loses at most
+    `ALLOWED_LOSS[0]` of mIoU against ADP-C's uniform limit. Cells to send: the smallest limit that loses at most
+    `ALLOWED_LOSS[1]` against all cells. Both are written into the engine's bundle at once. samples: (image, labels).
+    """
+    bundle = engine.bundle
+    pixels = {
+        'limits': {'class_threshold': [UNIFORM] * len(bundle.classes), 'uniform': [UNIFORM] * len(bundle.classes)},
+        'send': [1.0] * len(bundle.classes), 'tile_share': 0.0,
+        'paper_limits': class_limits(statistics.probabilities, *PAPER).round(6).tolist()}
+    bundle.document['pixels'] = pixels
+    done, tried = 0, []
+
+    def measure(*arguments):
+        nonlocal done
+        found = _measure(engine, samples, *arguments)
+        done += 1
+        report(done)
+        return found
+    uniform = measure('uniform')
+    for share in TILE_SHARES:
+        for easiest in EASIEST:
+            pixels['tile_share'] = share
+            limits = class_limits(statistics.probabilities, easiest, UNIFORM)
+            tried.append((share, easiest, *measure('class_threshold', limits)))
+    able = [entry for entry in tried if entry[2] >= uniform[0] - ALLOWED_LOSS[0]] or [max(tried, key=lambda e: e[2])]
+    share, easiest, miou, macs, _ = min(able, key=lambda entry: entry[3])
+    pixels['tile_share'] = share
+    pixels['limits']['class_threshold'] = class_limits(statistics.probabilities, easiest, UNIFORM).round(6).tolist()
+    pixels['fit'] = {'uniform': {'miou': uniform[0], 'mean_macs': uniform[1]},
+                     'class_threshold': {'miou': miou, 'mean_macs': macs, 'easiest': easiest, 'hardest': UNIFORM}}
+    if bundle.split is not None:
+        _fit_cells(bundle, pixels, measure)
+    return pixels
+
+
+def _fit_cells(bundle, pixels, measure):
+    """The smallest limit below which a cell's features are sent that loses little; all cells where each loses more."""
+    whole = None
+    for limit in (1.0, *reversed(SEND)):
+        pixels['send'] = [limit] * len(bundle.classes)
+        miou, _, payload = measure('never')
+        if whole is None:
+            whole = pixels['fit']['all_cells'] = {'miou': miou, 'bytes': payload}
+            best = limit
+        elif miou >= whole['miou'] - ALLOWED_LOSS[1]:
+            best, pixels['fit']['cells'] = limit, {'miou': miou, 'bytes': payload, 'limit': limit}
+    pixels['send'] = [best] * len(bundle.classes)
+
+
+def steps(bundle: Bundle) -> int:
+    """How often `fit_pixels` goes through its images."""
+    return 1 + len(EASIEST) * len(TILE_SHARES) + (1 + len(SEND) if bundle.split else 0)
