@@ -34,7 +34,7 @@ def settings_of(engine: Engine) -> dict:
 
 
 def outcomes(engine: Engine, samples: Iterable, report: Callable[[], None] = lambda: None) -> tuple:
-    """({name: Outcome}, active shares): all of `settings_of` on every (image, labels), in an order drawn anew each time.
+    """({name: Outcome}, active shares): all of `settings_of` on every (image, labels), each time in another order.
 
     Costs are `macs`, `ms` (image to final mask) and `bytes`, sent. active shares: float64 (n,), of the tiles on which
     `class_threshold` runs the second stage.
@@ -176,7 +176,8 @@ def measure(engine: Engine, samples: Iterable, timed: Sequence, weights: np.ndar
     found, active = outcomes(engine, samples, report)
     claims, around, more = claims_of(found, weights)
     ratios = sparse_ratio(engine.bundle, timed, threads, rounds)
-    claims |= {'sparse_time_ratio_at_quarter': ratios['all'], 'dense_path_loss_share': dense_loss(engine, timed, rounds)}
+    claims |= {'sparse_time_ratio_at_quarter': ratios['all'],
+               'dense_path_loss_share': dense_loss(engine, timed, rounds)}
     rows = []
     for name, outcome in found.items():
         one = sweep([outcome], weights)

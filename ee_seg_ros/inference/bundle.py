@@ -153,26 +153,30 @@ def _check_tiles(document, path):
     """Tiles cut every map behind the first exits into equal parts; limits and mean features are there for each class.
     """
     tile, count = document.get('tile'), len(document['classes'])
-    stages, first = document['stages'], document['stages'][0]
-    for name in () if tile is None else stages[1:] + [exit_['graph'] for exit_ in document['exits']
-                                                      if exit_['stage'] != first]:
+    pixels, codec, split = document.get('pixels'), document['codec'] or {}, document['split']
+    stages, first, class_means = document['stages'], document['stages'][0], codec.get('class_means', {})
+    cut = stages[1:] + [exit_['graph'] for exit_ in document['exits'] if exit_['stage'] != first]
+    cut += [split['encode']] if split and class_means else []    # whose cells are sent one by one
+    for name in () if tile is None else cut:
         for tensor in document['graphs'][name]['inputs'] + document['graphs'][name]['outputs']:
             height, width = document['tensors'][tensor]['shape'][2:]
             cells = tile['rows'] * tile['height'], tile['columns'] * tile['width']
             if (height, width) != (height // cells[0] * cells[0], height // cells[0] * cells[1]):
-                raise BundleError(f"{path}/bundle.json: the map {tensor} of {width}x{height} is no multiple of the "
+                raise BundleError(f'{path}/bundle.json: the map {tensor} of {width}x{height} is no multiple of the '
                                   f'{cells[1]}x{cells[0]} cells that `tile` speaks of')
-    pixels, codec = document.get('pixels'), document['codec'] or {}
     lists = [] if pixels is None else [*pixels['limits'].values(), pixels['send']]
-    lists += codec.get('class_means', {}).values()
+    lists += class_means.values()
     if any(len(values) != count for values in lists):
         raise BundleError(f'{path}/bundle.json: `pixels` and `class_means` have an entry for each of the {count} '
                           'classes')
-    split = document['split']
+    needy = [name for name in ('class_threshold', 'uniform') if name in document['criteria']]
+    if pixels is None and needy:
+        raise BundleError(f"{path}/bundle.json has thresholds of the criterion {needy[0]}, but not the `pixels` that "
+                          'it needs: calibrate the bundle again, with --statistics')
     sent = {name: document['tensors'][name]['shape'][1] for name in (
         document['graphs'][split['encode']]['outputs'] if split else ())}
-    for name, means in codec.get('class_means', {}).items():
-        if any(len(mean) != sent.get(name) for mean in means):
+    for name in {**class_means, **sent} if class_means else ():
+        if any(len(mean) != sent.get(name) for mean in class_means.get(name, [[]])):
             raise BundleError(f'{path}/bundle.json: `class_means` of {name} have not as many channels as what is sent')
 
 

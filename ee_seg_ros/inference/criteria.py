@@ -70,10 +70,10 @@ def confident_pixels(logits: np.ndarray, temperature: float, limits: np.ndarray)
     top = logits.max(0)
     shares = (logits - top) * np.float32(1 / temperature)
     inverse = np.exp(shares, out=shares).sum(0)    # of the top-1 probability
-    # The limits of the top classes, without argmax, which alone takes longer than all of this.
-    largest = (1 / np.maximum(limits, 1e-6)).astype(np.float32) @ (logits == top).reshape(len(logits), -1).astype(
-        np.float32)
-    return inverse < largest.reshape(inverse.shape)
+    # The limits of the top classes, without argmax, which alone takes longer than all of this; their mean at a tie.
+    weights = np.stack([1 / np.maximum(limits, 1e-6), np.ones(len(limits))]).astype(np.float32)
+    largest, ties = weights @ (logits == top).reshape(len(logits), -1).astype(np.float32)
+    return inverse * ties.reshape(inverse.shape) < largest.reshape(inverse.shape)
 
 
 @dataclass(frozen=True)

@@ -155,9 +155,10 @@ class Engine:
         result.macs_at.append(result.macs)
 
     def _sure(self, output, limits):
-        """Pixels of an output that stop, on the grid over the whole input, with those of tiles that are not worth it."""
+        """Pixels of an output that stop, on the whole grid, with all those of tiles that are not worth it."""
         bundle = self.bundle
-        stopped = on_grid(confident_pixels(output.grid_logits, output.exit.temperature, limits), bundle.height, bundle.width)
+        sure = confident_pixels(output.grid_logits, output.exit.temperature, limits)
+        stopped = on_grid(sure, bundle.height, bundle.width)
         return stopped if bundle.tiling is None else bundle.tiling.stop_rest(stopped, bundle.tile_share)
 
     def _stop_pixels(self, result, limits):

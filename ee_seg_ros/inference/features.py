@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The feature payload: zstd over msgpack of {version, fingerprint, split, expert, rate, cells, ..., tensors}.
 
-The robot's classes travel along; of settled cells nothing else, see `OnboardMap`. Whatever arrives is checked against the bundle before anything of its claimed size is allocated.
+The robot's classes travel along; of settled cells nothing else, see `OnboardMap`. Whatever arrives is checked against
+the bundle before anything of its claimed size is allocated.
 """
 from dataclasses import dataclass
 

@@ -38,7 +38,7 @@ class Tiling:
         self._blocks(array)[:, rows, :, columns, :] = tiles
 
     def active(self, stopped: np.ndarray, share: float = 0.0) -> np.ndarray:
-        """bool (rows, columns): tiles of whose pixels more than a share (0..1) have not stopped; stopped: on the grid."""
+        """bool (rows, columns): tiles of which more than a share (0..1) has not stopped; stopped: bool, on the grid."""
         return self._blocks(~stopped[None])[0].mean((1, 3)) > share
 
     def stop_rest(self, stopped: np.ndarray, share: float) -> np.ndarray:

@@ -200,7 +200,8 @@ def export(net: MultiExitNet, out: str | Path, name: str, provenance: dict, clas
         'graphs': graphs, 'stages': [part.name for part in stages], 'exits': exits, 'split': split, 'tile': tile,
         'codec': {'name': 'zstd', 'levels': net.bottleneck.levels if split else 2},
         'criteria': {rule.name: rule.entry(len(exits) - 1) for rule in CRITERIA.values()
-                     if rule.score and not rule.needs and len(exits) > 1}, 'provenance': provenance, 'network': net.spec,
+                     if rule.score and not rule.needs and len(exits) > 1},
+        'provenance': provenance, 'network': net.spec,
     }
     if with_weights:
         save_file({key: value.contiguous() for key, value in net.state_dict().items()},

@@ -20,8 +20,8 @@ from ee_seg_ros.evaluation.evaluate import observe
 from ee_seg_ros.evaluation.metrics import mean_iou
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.engine import Engine
-from ee_seg_ros.inference.graphs import CPU
 from ee_seg_ros.inference.frame import preprocess
+from ee_seg_ros.inference.graphs import CPU
 
 SUFFIX = '_int8'
 # Of MobileNetV2 these are the stem and the first depthwise separable block: large tensors of few channels, which int8

@@ -4,6 +4,7 @@
 from collections.abc import Iterable
 
 import torch
+from torch.nn import functional
 
 from ee_seg_ros.models.multi_exit import MultiExitNet
 
@@ -31,28 +32,68 @@ def tiled_logits(net: MultiExitNet, image: torch.Tensor, tile: tuple, exits: Ite
     tile: (height, width) of one, in cells of the second stage's input. exits: names wanted, none behind the first
     stage among them (default: all others). Raises ValueError where the map is no multiple of the tile.
     """
+    return _run(net, image, tile, exits, lambda levels, logits: levels)
+
+
+def partial_logits(net: MultiExitNet, image: torch.Tensor, exits: Iterable, limit: float,
+                   tile: tuple | None = None) -> tuple:
+    """(logits by exit name, settled) where only the features of unsettled cells pass the split.
+
+    A cell is settled where the last exit before the split gives all its pixels a top-1 probability above `limit`; the
+    mean levels of its class in this batch stand in for its own, as in a run those of the training set do. exits: names
+    wanted, all of them behind the split. tile: as of `tiled_logits`; None: whole maps. settled: bool (N, rows, columns).
+    """
+    found = []
+
+    def fill(levels, logits):
+        top, classes = logits.softmax(1).max(1)
+        size = levels[-1].shape[-2:]
+        sure = functional.adaptive_avg_pool2d((top > limit).float()[:, None], size)[:, 0] > 0.999
+        classes = functional.interpolate(classes[:, None].float(), size=size)[:, 0].long()
+        found.append(sure)
+        return tuple(_with_means(level, sure, classes) for level in levels)
+    return _run(net, image, tile, exits, fill), found[0]
+
+
+def _with_means(level, settled, classes):
+    """Levels (N, C, h, w) whose settled cells have the rounded mean of their class; settled, classes: (N, ..)."""
+    size, count = level.shape[-2:], int(classes.max()) + 1
+    settled, classes = (functional.interpolate(each[:, None].float(), size=size)[:, 0] for each in (settled, classes))
+    one_hot = functional.one_hot(classes.long(), count).float()
+    means = torch.einsum('nchw,nhwk->kc', level.detach(), one_hot) / one_hot.sum((0, 1, 2)).clamp(min=1)[:, None]
+    return torch.where(settled[:, None] > 0, means.round()[classes.long()].permute(0, 3, 1, 2), level)
+
+
+def _run(net, image, tile, exits, change):
+    """Logits of some exits; `change` makes other levels of (those of the encoder, logits of the exit before it)."""
     first, *rest = net.parts
     whole = {'image': image}
     whole.update(zip(first.outputs, first.module(image)))
     height, width = whole[first.outputs[-1]].shape[-2:]
+    tile = (height, width) if tile is None else tile
     rows, columns = height // tile[0], width // tile[1]
     if (rows * tile[0], columns * tile[1]) != (height, width):
         raise ValueError(f'a map of {width}x{height} cells has no whole number of tiles of {tile[1]}x{tile[0]}')
     behind_first = {part.name for part in rest if part.inputs[0] == first.outputs[-1] and part.kind == 'exit'}
     wanted = set(net.exit_names) - behind_first if exits is None else set(exits)
+    onboard = [name for name, unit in ((exit_['name'], exit_['unit']) for exit_ in net.spec['exits'])
+               if net.split_unit is not None and unit <= net.split_unit][-1:]
     tiles, logits = {name: cut(tensor, rows, columns) for name, tensor in whole.items() if name != 'image'}, {}
     for part in rest:
         if part.kind == 'exit':
-            if part.name in wanted:
+            if part.name in wanted or part.name in onboard:
                 logits[part.name] = join(part.module(*[tiles[name] for name in part.inputs]), rows, columns)
-                if len(logits) == len(wanted):
+                if wanted <= set(logits):
                     break
         elif part.kind == 'stage':
             tiles.update(zip(part.outputs, part.module(*[tiles[name] for name in part.inputs])))
         else:
             for name in part.inputs:
                 whole.setdefault(name, join(tiles[name], rows, columns) if name in tiles else None)
-            whole.update(zip(part.outputs, part.module(*[whole[name] for name in part.inputs])))
+            outputs = part.module(*[whole[name] for name in part.inputs])
+            if part.kind == 'encode':
+                outputs = change(outputs, logits[onboard[0]])
+            whole.update(zip(part.outputs, outputs))
             if part.kind == 'decode':
                 tiles.update((name, cut(whole[name], rows, columns)) for name in part.outputs)
-    return logits
+    return {name: logits[name] for name in logits if name in wanted}

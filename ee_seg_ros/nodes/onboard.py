@@ -186,8 +186,9 @@ class Onboard(SegmentationNode):
         self._tally.count(f'exit.{result.exit_name}' if result else 'exit.none')
         frame.trace.update(
             exit=result.exit_name if result else '', criterion=settings.criterion, score=result and result.score,
-            threshold=result and result.threshold, stopped_share=result and result.output.stopped_share, settled=bool(result and result.settled), forwarded=False,
-            feature_bytes=0, final_source='', refined_age_ms=None, preprocess_ms=result and result.preprocess_ms,
+            threshold=result and result.threshold, stopped_share=result and result.output.stopped_share,
+            settled=bool(result and result.settled), forwarded=False, sent_cells=0.0, feature_bytes=0,
+            final_source='', refined_age_ms=None, preprocess_ms=result and result.preprocess_ms,
             inference_ms=result and result.inference_ms, mask_ms=mask_ms, expert='')
         frame.trace.setdefault('postprocess_ms', None)
 

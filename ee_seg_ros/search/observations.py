@@ -110,7 +110,7 @@ def run_all(engine: Engine, image: np.ndarray) -> tuple:
     result = engine.segment(image, 'never')
     if bundle.split is None:
         return result.outputs, 0
-    onboard = OnboardMap(engine.onboard_map(result).classes)    # all cells are sent: what they are worth is the question
+    onboard = OnboardMap(engine.onboard_map(result).classes)    # all cells: what is settled is not known yet
     features, place = engine.encode(result), result.placement
     rest = engine.finish(features, place, onboard=onboard)
     payload = pack(bundle, features, place, (place.image_width, place.image_height), onboard)

@@ -21,7 +21,9 @@ class Recipe:
     candidates: of stage `heads`: list of {unit, head, name, distillation_share}; the last two are optional. Of stage
     `tail`: list of {unit, head, name}; one that is called like an exit of the earlier stage takes its place.
     first_unit: of stage `tail`: the first unit to train; None: the first that only the final exit uses. tile: (height,
-    width) in cells, of the tiles that it learns to work on, too; see `stages.Tail`.
+    width) in cells, of the tiles that it learns to work on, too; see `stages.Tail`. partial: [lowest,
+    highest] probability above which a pixel is settled, drawn anew each time, where it shall learn to do without the
+    features of settled cells; `first_unit` is then behind the split.
     splits: of stage `heads`: further places to split the network at, described like its `split`; see `MultiExitNet`.
     keep: of stage `heads`: whether the exits of the earlier stage are trained on as candidates, too.
     dataset, split: see `data.datasets.open_dataset`. phases: list of {steps, height, width, scales, jitter}.
@@ -41,6 +43,7 @@ class Recipe:
     keep: bool = True
     first_unit: int | None = None
     tile: list = field(default_factory=list)
+    partial: list = field(default_factory=list)
     dataset: str = 'camvid'
     seed: int = 1
     batch_size: int = 8

@@ -8,9 +8,10 @@ import lightning
 import torch
 from torch.nn import functional
 
+from ee_seg_ros.data.labelled import UNLABELLED
 from ee_seg_ros.models.multi_exit import DEFAULT_INPUT, FINAL, MultiExitNet
 from ee_seg_ros.models.splits import start_bottleneck
-from ee_seg_ros.models.tiles import tiled_logits
+from ee_seg_ros.models.tiles import partial_logits, tiled_logits
 from ee_seg_ros.training.losses import exit_loss, positive_filtering_loss
 from ee_seg_ros.training.recipe import Recipe
 
@@ -96,8 +97,9 @@ class Tail(Frozen):
 
     The loss is CE(final) + exit_weight * CE(exit). Without `first_unit`: the final exit, and the units that nothing
     else uses; in stage 1 the early exits have their say about these units' input, here the final exit makes the most
-    of it. With `tile` the exits see tiles only (`tiles.tiled_logits`) in every second iteration. With early exits to
-    train, the final one, by far the dearest, sits out two iterations of four.
+    of it. With `tile` the exits see tiles only (`tiles.tiled_logits`) in every second iteration; with `partial` in two
+    of four only the features of unsettled cells pass the split (`tiles.partial_logits`). With early exits to train, the
+    final one, by far the dearest, sits out two iterations of four.
     """
 
     def __init__(self, net: MultiExitNet, recipe: Recipe, weights: torch.Tensor | None):
@@ -115,8 +117,17 @@ class Tail(Frozen):
         images, labels = batch
         images, step = self._input(images), self.global_step
         exits = self._exits if step % 4 < 2 or len(self._exits) == 1 else self._exits[:-1]
-        on_tiles = bool(self.recipe.tile) and step % 2 == 1
-        logits = tiled_logits(self.net, images, self.recipe.tile, exits) if on_tiles else self.net(images, exits)
+        tile = self.recipe.tile if step % 2 == 1 else None
+        if self.recipe.partial and step % 4 in (1, 2):
+            limit = float(torch.empty(()).uniform_(*self.recipe.partial))
+            logits, settled = partial_logits(self.net, images, exits, limit, tile)
+            # There the robot's label stays.
+            labels = labels.masked_fill(functional.interpolate(
+                settled[:, None].float(), size=labels.shape[-2:])[:, 0] > 0, UNLABELLED)
+        elif tile:
+            logits = tiled_logits(self.net, images, tile, exits)
+        else:
+            logits = self.net(images, exits)
         losses = {name: exit_loss(output, labels, self.class_weights, self.recipe.loss_stride)
                   for name, output in logits.items()}
         self.log_dict({f'loss_{name}': loss.detach() for name, loss in losses.items()})
