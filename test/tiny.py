@@ -13,13 +13,24 @@ from ee_seg_ros.inference.criteria import CRITERIA
 WIDTH, HEIGHT, CLASSES, CHANNELS, LEVELS = 64, 48, 3, 4, 16
 STRIDE = 8
 EXITS = ('exit1', 'exit2', 'exit3', 'exit4', 'final')
+TILE = {'rows': 2, 'columns': 2, 'height': 3, 'width': 4}    # a cell is one of the 6x8 values of every map
+PIXELS = {'limits': {'class_threshold': [0.5, 0.6, 0.7], 'uniform': [0.9] * CLASSES}, 'send': [0.95] * CLASSES,
+          'tile_share': 0.1}
 
 
-def tiny_bundle(folder: Path, split: str = 'stage2', exits=EXITS) -> Path:
+def mixed_image(seed: int = 1, amplitudes=((4, 20), (60, 120))) -> np.ndarray:
+    """Noise, uint8 (48, 64, 3), of another amplitude in each tile: the stronger, the surer are the first exits."""
+    noise = np.random.default_rng(seed).uniform(-1, 1, (HEIGHT, WIDTH, 3))
+    strength = np.kron(amplitudes, np.ones((HEIGHT // TILE['rows'], WIDTH // TILE['columns'])))
+    return (128 + noise * strength[..., None]).astype(np.uint8)
+
+
+def tiny_bundle(folder: Path, split: str = 'stage2', exits=EXITS, tile: bool = False) -> Path:
     """Write a bundle with an exit behind each of five stages (those in `exits`, the last one among them); its folder.
 
     split: the last onboard stage, or None. The second exit and the final one also read the first features of
     their side. The multiply-accumulates of each graph are a power of two: a sum says which graphs it counts.
+    tile: what lies behind the first exit can run on tiles, pixels can stop one by one, and cells can stay behind.
     """
     pytest.importorskip('onnx', reason='onnx is not installed (make train-env)')
     folder.mkdir(parents=True)
@@ -29,7 +40,8 @@ def tiny_bundle(folder: Path, split: str = 'stage2', exits=EXITS) -> Path:
 
     def add(name, inputs, output, channels=CHANNELS, dtype='float32'):
         tensors[output] = {'dtype': dtype, 'shape': [1, channels, *features[2:]]}
-        content = _graph(name, {tensor: tensors[tensor] for tensor in inputs}, output, tensors[output])
+        tiled = tile and name not in ('stage1', 'exit1', 'encode', 'decode')
+        content = _graph(name, {tensor: tensors[tensor] for tensor in inputs}, output, tensors[output], tiled)
         (folder / f'{name}.onnx').write_bytes(content)
         graphs[name] = {'file': f'{name}.onnx', 'sha256': hashlib.sha256(content).hexdigest(), 'inputs': inputs,
                         'outputs': [output], 'macs': 2.0 ** len(graphs)}
@@ -45,12 +57,13 @@ def tiny_bundle(folder: Path, split: str = 'stage2', exits=EXITS) -> Path:
             add('encode', sorted({earliest, previous}), 'code', dtype='uint8')
             add('decode', ['code'], 'restored')
             earliest = previous = 'restored'
-    _write_document(folder, tensors, graphs, stages, split, exits)
+    _write_document(folder, tensors, graphs, stages, split, exits, tile)
     return folder
 
 
-def _write_document(folder, tensors, graphs, stages, split, exits):
+def _write_document(folder, tensors, graphs, stages, split, exits, tile):
     judged = len(exits) - 1
+    rules = [rule for rule in CRITERIA.values() if rule.score and rule.needs in ((None, 'pixels') if tile else (None,))]
     document = {
         'format': 1, 'name': folder.name,
         'classes': [{'name': f'class{number}', 'color': [number * 100] * 3} for number in range(CLASSES)],
@@ -60,19 +73,31 @@ def _write_document(folder, tensors, graphs, stages, split, exits):
                   for name in exits],
         'split': {'after': split, 'encode': 'encode', 'decode': 'decode'} if split else None,
         'codec': {'name': 'zstd', 'levels': LEVELS} if split else None,
-        'criteria': {name: {'direction': rule.direction, 'thresholds': rule.thresholds, 'curve': [],
-                            'operating_points': {point: {'thresholds': [0.5] * judged}
-                                                 for point in ('fast', 'balanced', 'accurate')}}
-                     for name, rule in CRITERIA.items() if rule.score and judged},
+        'criteria': {rule.name: {'direction': rule.direction, 'thresholds': rule.thresholds, 'curve': [],
+                                 'operating_points': {point: {'thresholds': [0.5] * judged}
+                                                      for point in ('fast', 'balanced', 'accurate')}}
+                     for rule in rules if judged},
         'provenance': {'data': 'none', 'licence': 'none'},
     }
+    if tile:
+        document.update(tile=TILE, pixels=PIXELS)
+        if split:
+            means = np.random.default_rng(0).integers(0, LEVELS, (CLASSES, CHANNELS))
+            document['codec']['class_means'] = {'code': means.tolist()}
     (folder / 'bundle.json').write_text(json.dumps(document))
 
 
-def _graph(name, inputs, output, described):
-    """ONNX bytes of a random 3x3 convolution over the inputs side by side, at stride 8 if it reads the image."""
+def _graph(name, inputs, output, described, tiled):
+    """ONNX bytes of a random 3x3 convolution over the inputs side by side, at stride 8 if it reads the image.
+
+    tiled: the dimensions have the names that `models.export` gives them where a graph can run on tiles.
+    """
     from onnx import TensorProto, helper, numpy_helper
     types = {'float32': TensorProto.FLOAT, 'uint8': TensorProto.UINT8}
+
+    def declared(key, tensor):
+        shape = ['tiles', tensor['shape'][1], 'height1', 'width1'] if tiled else tensor['shape']
+        return helper.make_tensor_value_info(key, types[tensor['dtype']], shape)
     stride = STRIDE if 'image' in inputs else 1
     # Seeded by what the graph is, so that it does not change with what else there is. Weights spread the values wide.
     rng = np.random.default_rng(list(name.encode()))
@@ -87,8 +112,6 @@ def _graph(name, inputs, output, described):
         helper.make_node('Cast', ['clipped'], [output], to=types[described['dtype']])]
     values = {'weights': weights, 'low': np.float32(0 if code else -99), 'high': np.float32(LEVELS - 1 if code else 99)}
     graph = helper.make_graph(
-        nodes, name, [helper.make_tensor_value_info(key, types[tensor['dtype']], tensor['shape'])
-                      for key, tensor in inputs.items()],
-        [helper.make_tensor_value_info(output, types[described['dtype']], described['shape'])],
+        nodes, name, [declared(key, tensor) for key, tensor in inputs.items()], [declared(output, described)],
         [numpy_helper.from_array(np.asarray(value), key) for key, value in values.items()])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8).SerializeToString()

@@ -16,6 +16,7 @@ from ee_seg_ros.evaluation.metrics import confusion
 from ee_seg_ros.evaluation.savings import Outcome, Sweep, cost_at, intervals, sweep
 from ee_seg_ros.evaluation.timing import size_of
 from ee_seg_ros.inference.engine import Engine, Result
+from ee_seg_ros.inference.outputs import GRID
 
 WHOLE, CELLS, CBT, PAPER = 'all pixels, all cells', 'all pixels, unsettled cells', 'class_threshold', 'CBT 0.99..0.998'
 UNIFORM = {f'uniform {limit:g}': limit for limit in (0.998, 0.99, 0.95, 0.9, 0.8, 0.7)}
@@ -88,7 +89,7 @@ class _Stages(Engine):
 
     def _least_sure(self, output, share):
         tiling = self.bundle.tiling
-        doubt = np.zeros((self.bundle.height // 8, self.bundle.width // 8))
+        doubt = np.zeros((self.bundle.height // GRID, self.bundle.width // GRID))
         probabilities = output.grid_probabilities.max(0)
         doubt[:probabilities.shape[0], :probabilities.shape[1]] = 1 - probabilities
         per_tile = doubt.reshape(tiling.rows, doubt.shape[0] // tiling.rows, tiling.columns, -1).mean((1, 3))

@@ -13,7 +13,7 @@ from typing import Optional
 import jsonschema
 import numpy as np
 
-from ee_seg_ros.inference.tiles import Tiling
+from ee_seg_ros.inference.tiles import DENSE_ABOVE, Tiling
 
 FORMAT = 1
 OPERATING_POINTS = ('fast', 'balanced', 'accurate')
@@ -171,7 +171,7 @@ def _check_tiles(document, path):
                           'classes')
     needy = [name for name in ('class_threshold', 'uniform') if name in document['criteria']]
     if pixels is None and needy:
-        raise BundleError(f"{path}/bundle.json has thresholds of the criterion {needy[0]}, but not the `pixels` that "
+        raise BundleError(f'{path}/bundle.json has thresholds of the criterion {needy[0]}, but not the `pixels` that '
                           'it needs: calibrate the bundle again, with --statistics')
     sent = {name: document['tensors'][name]['shape'][1] for name in (
         document['graphs'][split['encode']]['outputs'] if split else ())}
@@ -301,6 +301,16 @@ class Bundle:
     def tile_share(self) -> float:
         """Share of a tile's pixels that may be unsettled without later stages running on it."""
         return self.document.get('pixels', {}).get('tile_share', 0.0)
+
+    @property
+    def dense_above(self) -> float:
+        """Share of active tiles above which stages run on whole maps."""
+        return self.document.get('pixels', {}).get('dense_above', DENSE_ABOVE)
+
+    @property
+    def send_margin(self) -> int:
+        """How many cells around the unsettled ones are sent as well."""
+        return self.document.get('pixels', {}).get('send_margin', 0)
 
     @property
     def send_limits(self) -> Optional[np.ndarray]:

@@ -22,7 +22,7 @@ from ee_seg_ros.inference.pixels import (
     on_grid,
     resized,
 )
-from ee_seg_ros.inference.tiles import DENSE_ABOVE, shrink
+from ee_seg_ros.inference.tiles import shrink, widen
 
 PARTS = ('onboard', 'offboard', 'all')
 
@@ -134,7 +134,7 @@ class Engine:
             kept = active[result.active]    # pixels only ever stop, so these are among those of before
             result.tiles = {name: tiles[kept] for name, tiles in result.tiles.items()}
             result.active = active
-        elif active.mean() <= DENSE_ABOVE:
+        elif active.mean() <= self.bundle.dense_above:
             result.active, result.tiles = active, {}
 
     def _run_head(self, exit_, result):
@@ -155,16 +155,19 @@ class Engine:
         result.macs_at.append(result.macs)
 
     def _sure(self, output, limits):
-        """Pixels of an output that stop, on the whole grid, with all those of tiles that are not worth it."""
-        bundle = self.bundle
+        """Pixels of an output whose probability exceeds the limit of their class, on the whole grid."""
         sure = confident_pixels(output.grid_logits, output.exit.temperature, limits)
-        stopped = on_grid(sure, bundle.height, bundle.width)
-        return stopped if bundle.tiling is None else bundle.tiling.stop_rest(stopped, bundle.tile_share)
+        return on_grid(sure, self.bundle.height, self.bundle.width)
 
     def _stop_pixels(self, result, limits):
-        """Stop the pixels of which the last output is sure; what has stopped stays so."""
-        output = result.outputs[-1]
+        """Stop the pixels of which the last output is sure, and all those of tiles that are then not worth it.
+
+        What has stopped stays so.
+        """
+        output, tiling = result.outputs[-1], self.bundle.tiling
         stopped = self._sure(output, limits)
+        if tiling is not None:
+            stopped = tiling.stop_rest(stopped, self.bundle.tile_share)
         if result.stopped is not None:
             stopped |= result.stopped
         result.stopped = output.stopped = stopped
@@ -240,8 +243,8 @@ class Engine:
     def onboard_map(self, result: Result) -> OnboardMap:
         """What goes with the features of a result: its classes, and which cells to send.
 
-        These are the cells with a pixel that has not stopped, or of which the last exit is not sure; all, where the
-        bundle does not say when a pixel is settled and what the others' features are on average.
+        These are the cells with a pixel that has not stopped, or of which the last exit is not sure, and those around
+        them; all, where the bundle does not say when a pixel is settled and what the others' features are on average.
         """
         bundle = self.bundle
         classes = result.output.grid_classes
@@ -250,7 +253,7 @@ class Engine:
         if not bundle.forwards_cells:
             return OnboardMap(classes)
         stopped = self._sure(result.output, bundle.send_limits) if result.stopped is None else result.stopped
-        return OnboardMap(classes, shrink(~stopped, *bundle.tiling.cells))
+        return OnboardMap(classes, widen(shrink(~stopped, *bundle.tiling.cells), bundle.send_margin))
 
     @staticmethod
     def kept(result: Result, onboard: OnboardMap) -> Optional[np.ndarray]:

@@ -17,7 +17,7 @@ from ee_seg_ros.inference.outputs import GRID
 from ee_seg_ros.inference.pixels import OnboardMap
 from ee_seg_ros.inference.tiles import Tiling
 
-VERSION = 1
+VERSION = 2    # since the robot's classes travel along
 FORMAT = 'ee_seg features; msgpack; zstd'
 _HEADROOM = 4096          # bytes of a payload that are not tensor data: keys, numbers, names
 _LARGEST_OUTPUT = 64      # times the pixels of the network input: 4K images over a 480x368 input are 47 times

@@ -3,6 +3,7 @@
 """Tiles of feature maps: what is not settled is gathered into a batch, later stages run on that alone."""
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 # A quarter of the tiles takes about 0.33 of the time of all, all of them 1.07 to 1.3 (`ee_seg bench criteria`): above
@@ -60,3 +61,8 @@ def shrink(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """A bool map at a coarser resolution, (height, width): True where any of the values that fall together is."""
     rows, columns = pixels.shape[0] // height, pixels.shape[1] // width
     return pixels.reshape(height, rows, width, columns).any((1, 3))
+
+
+def widen(cells: np.ndarray, margin: int) -> np.ndarray:
+    """A bool map in which also what lies up to `margin` values beside a True one is True, diagonals included."""
+    return cells if margin == 0 else cv2.dilate(cells.astype(np.uint8), None, iterations=margin).astype(bool)

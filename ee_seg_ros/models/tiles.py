@@ -41,7 +41,8 @@ def partial_logits(net: MultiExitNet, image: torch.Tensor, exits: Iterable, limi
 
     A cell is settled where the last exit before the split gives all its pixels a top-1 probability above `limit`; the
     mean levels of its class in this batch stand in for its own, as in a run those of the training set do. exits: names
-    wanted, all of them behind the split. tile: as of `tiled_logits`; None: whole maps. settled: bool (N, rows, columns).
+    wanted, all of them behind the split. tile: as of `tiled_logits`; None: whole maps. settled: bool (N, rows,
+    columns).
     """
     found = []
 
@@ -76,8 +77,9 @@ def _run(net, image, tile, exits, change):
         raise ValueError(f'a map of {width}x{height} cells has no whole number of tiles of {tile[1]}x{tile[0]}')
     behind_first = {part.name for part in rest if part.inputs[0] == first.outputs[-1] and part.kind == 'exit'}
     wanted = set(net.exit_names) - behind_first if exits is None else set(exits)
-    onboard = [name for name, unit in ((exit_['name'], exit_['unit']) for exit_ in net.spec['exits'])
-               if net.split_unit is not None and unit <= net.split_unit][-1:]
+    before_split = {exit_['name'] for exit_ in net.spec['exits']
+                    if net.split_unit is not None and exit_['unit'] <= net.split_unit}
+    onboard = [name for name in net.exit_names if name in before_split][-1:]    # by depth: the spec has any order
     tiles, logits = {name: cut(tensor, rows, columns) for name, tensor in whole.items() if name != 'image'}, {}
     for part in rest:
         if part.kind == 'exit':

@@ -200,9 +200,10 @@ class Onboard(SegmentationNode):
         payload = None
         if wanted:
             try:
-                onboard, features = self._engine.onboard_map(result), self._engine.encode(result)
-                frame.kept, frame.placement = self._engine.kept(result, onboard), result.placement
+                onboard = self._engine.onboard_map(result)
                 if onboard.sent is None or onboard.sent.any():    # else there is nothing to refine
+                    features = self._engine.encode(result)
+                    frame.kept, frame.placement = self._engine.kept(result, onboard), result.placement
                     payload = b'' if here else pack(self.bundle, features, result.placement, size, onboard)
             except Exception as error:
                 self._failed('packing of the features', error)

@@ -3,6 +3,7 @@
 """What a bundle needs to stop single pixels: limits of the classes, which cells to forward, their mean features."""
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import product
 
 import cv2
 import numpy as np
@@ -13,12 +14,13 @@ from ee_seg_ros.evaluation.metrics import confusion, mean_iou
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.outputs import GRID
+from ee_seg_ros.inference.tiles import DENSE_ABOVE
 
 UNIFORM = 0.998    # ADP-C's limit for all classes
 PAPER = (0.99, UNIFORM)    # CBT's easiest and hardest class on Cityscapes
 # Tried on images that nothing was trained on, from the fewest multiply-accumulates to the most.
-EASIEST, TILE_SHARES = (0.7, 0.8, 0.9, 0.95, 0.99), (0.0, 0.1, 0.2)
-SEND = (0.7, 0.8, 0.9, 0.95, 0.98)
+EASIEST, TILE_SHARES, DENSE = (0.8, 0.9, 0.95, 0.99), (0.0, 0.1, 0.2), (0.75, 0.5)
+SEND = tuple((limit, margin) for margin in (0, 1) for limit in (0.8, 0.9, 0.95, 0.98))    # limit, margin in cells
 ALLOWED_LOSS = 0.004, 0.0015    # mIoU that class limits, and cells that are not sent, may lose on those images
 
 
@@ -107,14 +109,15 @@ def fit_pixels(engine: Engine, statistics: ClassStatistics, samples: list,
                report: Callable[[int], None] = lambda done: None) -> dict:
     """Choose class limits and which cells to send, on images that nothing was trained on; what bundle.json stores.
 
-    Class limits: of all (easiest, tile share) tried, the one of fewest multiply-accumulates that loses at most
-    `ALLOWED_LOSS[0]` of mIoU against ADP-C's uniform limit. Cells to send: the smallest limit that loses at most
-    `ALLOWED_LOSS[1]` against all cells. Both are written into the engine's bundle at once. samples: (image, labels).
+    Class limits: of all (easiest limit, share of a tile, share of active tiles above which stages run on whole maps)
+    tried, those of the fewest multiply-accumulates that lose at most `ALLOWED_LOSS[0]` of mIoU against ADP-C's uniform
+    limit. Cells to send: the (limit, margin) of the fewest bytes that loses at most `ALLOWED_LOSS[1]` against all
+    cells. Both are written into the engine's bundle at once. samples: (image, labels).
     """
     bundle = engine.bundle
     pixels = {
         'limits': {'class_threshold': [UNIFORM] * len(bundle.classes), 'uniform': [UNIFORM] * len(bundle.classes)},
-        'send': [1.0] * len(bundle.classes), 'tile_share': 0.0,
+        'send': [1.0] * len(bundle.classes), 'send_margin': 0, 'tile_share': 0.0, 'dense_above': DENSE_ABOVE,
         'paper_limits': class_limits(statistics.probabilities, *PAPER).round(6).tolist()}
     bundle.document['pixels'] = pixels
     done, tried = 0, []
@@ -126,14 +129,14 @@ def fit_pixels(engine: Engine, statistics: ClassStatistics, samples: list,
         report(done)
         return found
     uniform = measure('uniform')
-    for share in TILE_SHARES:
+    for setting in product(TILE_SHARES, DENSE):
+        pixels['tile_share'], pixels['dense_above'] = setting
         for easiest in EASIEST:
-            pixels['tile_share'] = share
             limits = class_limits(statistics.probabilities, easiest, UNIFORM)
-            tried.append((share, easiest, *measure('class_threshold', limits)))
+            tried.append((setting, easiest, *measure('class_threshold', limits)))
     able = [entry for entry in tried if entry[2] >= uniform[0] - ALLOWED_LOSS[0]] or [max(tried, key=lambda e: e[2])]
-    share, easiest, miou, macs, _ = min(able, key=lambda entry: entry[3])
-    pixels['tile_share'] = share
+    setting, easiest, miou, macs, _ = min(able, key=lambda entry: entry[3])
+    pixels['tile_share'], pixels['dense_above'] = setting
     pixels['limits']['class_threshold'] = class_limits(statistics.probabilities, easiest, UNIFORM).round(6).tolist()
     pixels['fit'] = {'uniform': {'miou': uniform[0], 'mean_macs': uniform[1]},
                      'class_threshold': {'miou': miou, 'mean_macs': macs, 'easiest': easiest, 'hardest': UNIFORM}}
@@ -143,19 +146,18 @@ def fit_pixels(engine: Engine, statistics: ClassStatistics, samples: list,
 
 
 def _fit_cells(bundle, pixels, measure):
-    """The smallest limit below which a cell's features are sent that loses little; all cells where each loses more."""
-    whole = None
-    for limit in (1.0, *reversed(SEND)):
-        pixels['send'] = [limit] * len(bundle.classes)
+    """The limit and margin of the fewest bytes that lose little; all cells where each loses more."""
+    tried = []
+    for limit, margin in ((1.0, 0), *SEND):
+        pixels['send'], pixels['send_margin'] = [limit] * len(bundle.classes), margin
         miou, _, payload = measure('never')
-        if whole is None:
-            whole = pixels['fit']['all_cells'] = {'miou': miou, 'bytes': payload}
-            best = limit
-        elif miou >= whole['miou'] - ALLOWED_LOSS[1]:
-            best, pixels['fit']['cells'] = limit, {'miou': miou, 'bytes': payload, 'limit': limit}
-    pixels['send'] = [best] * len(bundle.classes)
+        tried.append({'miou': miou, 'bytes': payload, 'limit': limit, 'margin': margin})
+    able = [entry for entry in tried if entry['miou'] >= tried[0]['miou'] - ALLOWED_LOSS[1]]
+    best = min(able, key=lambda entry: entry['bytes'])
+    pixels['fit'] |= {'all_cells': tried[0], 'cells': best}
+    pixels['send'], pixels['send_margin'] = [best['limit']] * len(bundle.classes), best['margin']
 
 
 def steps(bundle: Bundle) -> int:
     """How often `fit_pixels` goes through its images."""
-    return 1 + len(EASIEST) * len(TILE_SHARES) + (1 + len(SEND) if bundle.split else 0)
+    return 1 + len(EASIEST) * len(TILE_SHARES) * len(DENSE) + (1 + len(SEND) if bundle.split else 0)

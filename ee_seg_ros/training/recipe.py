@@ -107,6 +107,7 @@ def make_recipe(content: dict, path: str | Path) -> Recipe:
     if recipe.splits and recipe.stage != 'heads':
         raise ValueError(f'{path}: `splits` are trained in stage heads; stage {recipe.stage} trains the one split '
                          'of its network')
+    _check_tail(recipe, path)
     if not isinstance(recipe.phases, list) or not recipe.phases:
         raise ValueError(f'{path}: `phases` is a list of at least one phase, not {recipe.phases}')
     for phase in recipe.phases:
@@ -117,3 +118,18 @@ def make_recipe(content: dict, path: str | Path) -> Recipe:
     if recipe.warmup_steps < 1:
         raise ValueError(f'{path}: warmup_steps is {recipe.warmup_steps}: expected 1 or more (1: no warm-up)')
     return recipe
+
+
+def _check_tail(recipe, path):
+    """What only stage `tail` takes."""
+    if recipe.stage != 'tail':
+        if recipe.tile or recipe.partial or recipe.first_unit is not None:
+            raise ValueError(f'{path}: first_unit, tile and partial are for stage tail, not {recipe.stage}')
+        return
+    nameless = [entry for entry in recipe.candidates if not entry.get('name')]
+    if nameless:
+        raise ValueError(f'{path}: a candidate of stage tail needs a name, that of the exit it takes the place of or a '
+                         f'new one: {nameless[0]}')
+    for name, value, kind in (('tile', recipe.tile, int), ('partial', recipe.partial, (int, float))):
+        if value and (len(value) != 2 or not all(isinstance(each, kind) and each > 0 for each in value)):
+            raise ValueError(f'{path}: {name} is {value}: expected two positive numbers')

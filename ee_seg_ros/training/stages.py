@@ -107,6 +107,13 @@ class Tail(Frozen):
         split = -1 if net.split_unit is None else net.split_unit
         first = max([*units.values(), split]) + 1 if recipe.first_unit is None else recipe.first_unit
         self._exits = [name for name in net.exit_names if units.get(name, first) >= first]
+        early = [entry['name'] for entry in recipe.candidates if entry['unit'] < first]
+        if early:
+            raise ValueError(f"exit {', '.join(early)} lies before unit {first}, the first to train, and would stay "
+                             'random: leave it out, or set first_unit lower')
+        if recipe.partial and not -1 < split < first:
+            raise ValueError(f'partial needs a split before unit {first}, the first to train; this network has '
+                             f"{'none' if split < 0 else f'one behind unit {split}'}")
         modules = [*net.units[first:], *(net.exits[name] for name in self._exits if name != FINAL), net.final]
         if split >= first:
             modules.append(net.bottleneck)

@@ -167,7 +167,7 @@ def _strategy(recipe, devices, nodes):
     """Lightning's strategy: DDP where several processes train; in turn, exits are left out of an iteration."""
     if nodes == 1 and str(devices) in ('auto', '1') and torch.cuda.device_count() < 2:
         return 'auto'
-    return 'ddp_find_unused_parameters_true' if recipe.stage == 'round_robin' else 'ddp'
+    return 'ddp_find_unused_parameters_true' if recipe.stage in ('round_robin', 'tail') else 'ddp'
 
 
 def _next_log(logs):

@@ -68,7 +68,8 @@ def test_the_server_stops_at_the_exit_that_settles(pair, peer, image, expected):
 
 @pytest.mark.parametrize('values, exit_name', [
     ({'thresholds': [0.0, 0.0, 0.0, 2.0]}, 'exit4'), ({'criterion': 'never'}, 'final'),
-    ({'criterion': 'region', 'thresholds': [99.0] * 4}, 'exit4')])    # not at exit3: there is nothing to compare with
+    ({'criterion': 'region', 'thresholds': [0.0] * 3 + [99.0]}, 'exit4'),
+    ({'criterion': 'region', 'thresholds': [99.0] * 4}, 'exit3')])    # compared with the last exit onboard
 def test_its_criterion_is_live(pair, peer, image, expected, values, exit_name):
     assert all(accepted for accepted, _ in peer.set('ee_seg_offboard', **values))
     np.testing.assert_array_equal(final_mask(peer, refined(peer, image)), expected[exit_name])
@@ -82,6 +83,9 @@ def test_it_refuses_parameters_that_do_not_fit(pair, peer, image, expected):
     for (accepted, reason), hint in zip(results, ('one per exit but the last (exit1, exit2, exit3, exit4)',
                                                   'choose one of entropy', 'choose one of fast')):
         assert not accepted and hint in reason, reason
+    for node in ('ee_seg', 'ee_seg_offboard'):    # this bundle does not say when a pixel is settled
+        (accepted, reason), = peer.set(node, criterion='class_threshold')
+        assert not accepted and "no criterion 'class_threshold': choose one of entropy" in reason, reason
     np.testing.assert_array_equal(final_mask(peer, refined(peer, image)), expected['exit3'])
 
 

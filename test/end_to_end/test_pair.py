@@ -7,6 +7,8 @@ import pytest
 from harness import header_of, pixels, scene
 from sensor_msgs.msg import CompressedImage, Image
 
+from ee_seg_ros.evaluation.pair import run_pair
+from ee_seg_ros.inference.pixels import refine
 from ee_seg_ros.nodes.conversions import mask_of
 
 
@@ -35,10 +37,15 @@ def as_configured(pair, peer):
         assert process.running and 'Traceback' not in process.text, process.text
 
 
+def run(engine, image):
+    """Both sides of an image, in this process."""
+    return run_pair(engine, image, 'never', (0.0,) * len(engine.bundle.judged_exits))
+
+
 def refined_by(engine, image, size):
-    """The refined mask of an image, computed in this process."""
-    result = engine.segment(image, 'never')
-    return result.output.mask(*size), engine.finish(engine.encode(result), result.placement).output.mask(*size)
+    """The onboard and the final mask of an image, computed in this process."""
+    frame = run(engine, image)
+    return frame.sides[0].output.mask(*size), frame.mask(*size)
 
 
 def agreement(a, b):
@@ -56,13 +63,17 @@ def test_every_frame_gets_its_masks_in_order(peer, engine):
         assert peer.stamps(topic) == stamps, topic
         assert {message.header.frame_id for message in peer.received[topic]} == {'left_eye'}
     for stamp, image, trace in zip(stamps, images, traces):
-        expected, expected_refined = refined_by(engine, image, (240, 180))
-        assert agreement(pixels(peer.message('ee_seg/mask', stamp)), expected) > 0.999
+        expected, frame = pixels(peer.message('ee_seg/mask', stamp)), run(engine, image)
+        assert agreement(expected, frame.sides[0].output.mask(240, 180)) > 0.999
         message = peer.message('refined_mask/compressed', stamp)
         assert message.format == 'mono8; png compressed'
         refined = mask_of(message, 240, 180, len(engine.bundle.classes))
-        assert agreement(refined, expected_refined) > 0.999
+        assert agreement(refined, frame.outputs[-1].mask(240, 180)) > 0.999
+        if frame.kept is not None:    # settled cells, which are not sent
+            refined = refine(expected, refined, frame.kept, frame.sides[0].placement)
         np.testing.assert_array_equal(pixels(peer.message('ee_seg/final_mask', stamp)), refined)
+        sent = 1 if frame.kept is None else frame.onboard.sent.mean()
+        assert float(trace['sent_cells']) == pytest.approx(sent, 1e-3)
         assert trace['final_source'] == 'refined' and float(trace['refined_age_ms']) > float(trace['mask_ms'])
         assert trace['forwarded'] == 'true' and int(trace['feature_bytes']) > 100 and trace['settled'] == 'false'
     # The scenes are so different that a mask of the wrong frame would not have passed.
@@ -71,10 +82,10 @@ def test_every_frame_gets_its_masks_in_order(peer, engine):
 
 def test_trace_has_every_key_of_the_contract(peer):
     trace, = peer.finals([peer.segment(scene(1))])
-    assert set(trace) == {'exit', 'criterion', 'score', 'threshold', 'settled', 'forwarded', 'feature_bytes',
-                          'final_source', 'refined_age_ms', 'preprocess_ms', 'inference_ms', 'postprocess_ms',
-                          'mask_ms', 'dropped_before', 'expert'}
-    assert trace['criterion'] == 'never' and trace['dropped_before'] == '0'
+    assert set(trace) == {'exit', 'criterion', 'score', 'threshold', 'stopped_share', 'settled', 'forwarded',
+                          'sent_cells', 'feature_bytes', 'final_source', 'refined_age_ms', 'preprocess_ms',
+                          'inference_ms', 'postprocess_ms', 'mask_ms', 'dropped_before', 'expert'}
+    assert trace['criterion'] == 'never' and trace['dropped_before'] == '0' and trace['stopped_share'] == ''
     assert float(trace['mask_ms']) >= float(trace['inference_ms']) > 0
 
 
@@ -217,9 +228,11 @@ def test_pictures_are_made_for_those_who_listen(peer, bundle, engine):
     assert np.abs(overlay - blended).max() <= 1
     jpeg = cv2.imdecode(np.frombuffer(peer.message(compressed[0], stamp).data, np.uint8), cv2.IMREAD_COLOR)
     assert jpeg.shape == (180, 240, 3) and np.abs(jpeg[..., ::-1].astype(float) - blended).mean() < 8
-    result = engine.segment(image, 'never')
-    refined = engine.finish(engine.encode(result), result.placement).output
-    for topic, output in (('ee_seg/confidence', result.output), ('ee_seg/final_confidence', refined)):
-        difference = pixels(peer.message(topic, stamp)).astype(int) - output.confidence(240, 180)
-        assert np.abs(difference).mean() < 1, topic
+    frame = run(engine, image)
+    robot, refined = frame.sides[0], frame.outputs[-1]
+    onboard, final = robot.output.confidence(240, 180), refined.confidence(240, 180)
+    if frame.kept is not None:
+        final = refine(onboard, final, frame.kept, robot.placement)
+    for topic, expected in (('ee_seg/confidence', onboard), ('ee_seg/final_confidence', final)):
+        assert np.abs(pixels(peer.message(topic, stamp)).astype(int) - expected).mean() < 1, topic
     assert agreement(pixels(peer.message('refined_mask', stamp)), refined.mask(240, 180)) > 0.999

@@ -8,6 +8,7 @@ from harness import DEEP, header_of, scene
 from sensor_msgs.msg import CompressedImage
 
 from ee_seg_ros.inference.features import FORMAT, pack
+from ee_seg_ros.inference.pixels import OnboardMap
 from ee_seg_ros.nodes.conversions import compressed_message, mask_of
 from ee_seg_ros.nodes.qos import OFFBOARD_INFO
 
@@ -33,9 +34,9 @@ def server(start, peer, payload):
 def payload(bundle, engine):
     """(features of a scene as they travel, the refined mask that belongs to them)."""
     result = engine.segment(scene(30), 'never')
-    features = engine.encode(result)
-    refined_mask = engine.finish(features, result.placement).output.mask(240, 180)
-    return pack(bundle, features, result.placement, (240, 180)), refined_mask
+    onboard, features = engine.onboard_map(result), engine.encode(result)
+    refined_mask = engine.finish(features, result.placement, onboard=onboard).output.mask(240, 180)
+    return pack(bundle, features, result.placement, (240, 180), onboard), refined_mask
 
 
 def send(peer, robot, data):
@@ -73,7 +74,7 @@ def test_broken_features_are_refused_and_it_goes_on(server, peer, payload, bundl
     tensors = {name: np.zeros(bundle.tensors[name]['shape'], np.uint8) for name in bundle.feature_tensors}
     placement = type('', (), {'image_width': 240, 'image_height': 180})
     broken = [b'', b'garbage', data[:len(data) // 2], bytes(flipped), bytes(2_000_000),
-              pack(foreign, tensors, placement, (240, 180))]
+              pack(foreign, tensors, placement, (240, 180), OnboardMap(np.zeros((42, 56), np.uint8)))]
     for number, bad in enumerate(broken):
         send(peer, 'a', bad)
         peer.wait_for_diagnosis('ee_seg_offboard', 'refused', str(number + 1))

@@ -16,15 +16,13 @@ from ee_seg_ros.evaluation.bench_exits import (
     claims_of,
     end_to_end,
     measure,
-    median_times,
     policy_row,
     reference_of,
-    run,
     static_row,
-    stopping_at,
-    ways,
 )
 from ee_seg_ros.evaluation.evaluate import Observations, observe
+from ee_seg_ros.evaluation.pair import run_pair
+from ee_seg_ros.evaluation.timing import median_times, stopping_at, ways
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
@@ -145,13 +143,13 @@ def test_rows_by_hand(early):
 def test_every_way_stops_where_it_should_with_all_heads_passed(early, samples):
     found = ways(early, observe(early, samples))
     assert {index for criterion, index in found if criterion is None} == {0, 1, 2, 3, 4}
-    # Nothing to compare with behind the camera, nor behind the split.
-    assert {index for criterion, index in found if criterion == 'region'} == {1, 3, 4}
+    # Nothing to compare with behind the camera.
+    assert {index for criterion, index in found if criterion == 'region'} == {1, 2, 3, 4}
     assert {index for criterion, index in found if criterion == 'confidence'} == {0, 1, 2, 3, 4}
     image = samples[0][0]
     for criterion, index in found:
         if criterion is not None:
-            result = run(early, image, criterion, stopping_at(CRITERIA[criterion], index, 4))
+            result = run_pair(early, image, criterion, stopping_at(CRITERIA[criterion], index, 4)).sides[-1]
             passed = EXITS[:2] if index < 2 else EXITS[2:]
             assert [output.exit.name for output in result.outputs] == [name for name in passed
                                                                        if EXITS.index(name) <= index]
@@ -176,7 +174,7 @@ def test_end_to_end_really_runs_the_row(folder, early, samples, monkeypatch, nam
     single, alone, policies = Engine(Bundle.load(folder / 'single'), threads=1), [], []
     run_exit, segment = early.run_exit, early.segment
     monkeypatch.setattr(early, 'run_exit', lambda image, exit_: alone.append(exit_) or run_exit(image, exit_))
-    monkeypatch.setattr(early, 'segment', lambda *given: policies.append(given[1:]) or segment(*given))
+    monkeypatch.setattr(early, 'segment', lambda *given: policies.append(given[1:3]) or segment(*given))
     chosen = {'name': name, 'kind': kind, 'criterion': criterion, 'thresholds': [0.2] * 4 if criterion else None}
     found = end_to_end(early, single, chosen, samples, rounds=1)
     assert found['row'] == name and found['images'] == 2
@@ -211,7 +209,7 @@ def test_the_whole_bench(folder, tmp_path, monkeypatch):
     json.dumps(found, allow_nan=False)
     kinds = [entry['kind'] for entry in found['rows']]
     assert kinds[:4] == ['single', 'single_fine', 'smaller', 'final'] and kinds.count('static') == 4
-    criteria = [name for name, rule in CRITERIA.items() if rule.score]
+    criteria = [name for name, rule in CRITERIA.items() if rule.score and not rule.needs]
     assert kinds.count('operating_point') == 3 * len(criteria) and kinds.count('curve') == 2 * len(criteria)
     assert len({entry['name'] for entry in found['rows']}) == len(found['rows'])
     assert found['control_ratio'] > 0

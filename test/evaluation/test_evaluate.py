@@ -3,8 +3,9 @@
 import cv2
 import numpy as np
 import pytest
-from tiny import CLASSES, HEIGHT, WIDTH, tiny_bundle
+from tiny import CLASSES, HEIGHT, WIDTH, mixed_image, tiny_bundle
 
+from ee_seg_ros.data.labelled import UNLABELLED
 from ee_seg_ros.data.scenes import StreetDrive
 from ee_seg_ros.evaluation import report
 from ee_seg_ros.evaluation.evaluate import (
@@ -16,8 +17,10 @@ from ee_seg_ros.evaluation.evaluate import (
     observe,
     static_costs,
     summarise,
+    to_the_end,
 )
-from ee_seg_ros.evaluation.metrics import mean_iou
+from ee_seg_ros.evaluation.metrics import confusion, mean_iou
+from ee_seg_ros.evaluation.pair import run_pair
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
@@ -78,15 +81,25 @@ def test_costs_add_up_to_what_the_engine_counts(bundle):
     assert costs == sorted(costs)
 
 
-def test_always_and_never_are_the_first_exit_and_the_final_output(found):
+def test_always_and_never_are_the_first_exit_and_the_final_output(found, bundle):
+    """Of a bundle that does not send settled cells, `never` is worth what the pair makes of the others."""
     rows = {row['criterion']: row for row in found['criteria']}
     exits = found['exits']
     assert rows['always']['miou'] == rows['always']['onboard_miou'] == exits[0]['miou']
     assert rows['always']['mean_macs'] == rows['always']['onboard_macs'] == exits[0]['macs']
     assert rows['always']['forwarded_share'] == 0 and rows['always']['exit_shares'][0] == 1
-    assert rows['never']['miou'] == exits[-1]['miou']
     assert rows['never']['onboard_miou'] == exits[len(rows['never']['exit_shares']) - 2]['miou']
-    assert rows['never']['mean_macs'] == exits[-1]['macs'] and rows['never']['forwarded_share'] == 1
+    assert rows['never']['forwarded_share'] == 1
+    engine, total, macs = Engine(bundle), 0, []
+    for index in range(3):
+        scene = StreetDrive(9).frame(40 * index)
+        frame = run_pair(engine, scene.image, 'never', (0.0,) * len(bundle.judged_exits))
+        labels = scene.labels.copy()
+        labels[:20] = UNLABELLED
+        total, macs = total + confusion(labels, frame.mask(480, 360), 11), [*macs, frame.macs_at[-1]]
+    assert rows['never']['miou'] == mean_iou(total) and rows['never']['mean_macs'] == np.mean(macs)
+    if not bundle.forwards_cells:
+        assert rows['never']['miou'] == exits[-1]['miou'] and rows['never']['mean_macs'] == exits[-1]['macs']
 
 
 def test_every_criterion_is_measured_at_every_operating_point(found, bundle):
@@ -120,8 +133,10 @@ def tiny_samples():
 def test_the_stored_scores_decide_as_the_engine_does(tiny, tiny_samples):
     engine, exits = Engine(tiny), [exit_.name for exit_ in tiny.exits]
     observed = observe(engine, tiny_samples)
-    assert observed.matrices.shape == (8, len(exits), CLASSES, CLASSES + 1)
+    assert observed.matrices.shape == (8, len(exits), CLASSES, CLASSES + 1) and not observed.ends
     for name, rule in CRITERIA.items():
+        if rule.pixelwise:    # see below
+            continue
         scores = observed.scores[name]
         assert scores.shape == (8, len(exits) - 1)
         known = scores[np.isfinite(scores)]
@@ -133,7 +148,7 @@ def test_the_stored_scores_decide_as_the_engine_does(tiny, tiny_samples):
             if tiny.split is not None and not result.settled:
                 features = engine.encode(result)
                 macs[-1] = result.macs
-                result = engine.finish(features, result.placement, name, thresholds)
+                result = engine.finish(features, result.placement, name, thresholds, engine.onboard_map(result))
                 macs[-1] += result.macs
             assert result.exit_name == exits[place]
         assert macs == [exit_costs(tiny)[place] for place in taken]
@@ -142,6 +157,31 @@ def test_the_stored_scores_decide_as_the_engine_does(tiny, tiny_samples):
         by_exit = row['exit_shares'][:-1] + row['offboard_exit_shares']
         assert by_exit == [float(np.mean(taken == place)) for place in range(len(exits))]
         assert row['forwarded_share'] == row['exit_shares'][-1] == sum(row['offboard_exit_shares'])
+
+
+@pytest.mark.parametrize('split', ['stage2', None])
+@pytest.mark.parametrize('name', ['entropy', 'region', 'class_threshold', 'uniform', 'never'])
+def test_the_stored_scores_decide_as_the_pair_does_that_leaves_settled_cells_out(tmp_path, tiny_samples, split, name):
+    """Images that end anywhere: masks, costs and places are those of the observations."""
+    bundle = Bundle.load(tiny_bundle(tmp_path / 'tiny', split, tile=True))
+    samples = [(mixed_image(seed), labels) for seed, (_, labels) in enumerate(tiny_samples[:4])] + tiny_samples[4:6]
+    engine, rule, exits = Engine(bundle), CRITERIA[name], [exit_.name for exit_ in bundle.exits]
+    observed = observe(engine, samples)
+    scores, costs = observed.scores[name], observed.macs_of(bundle, name)
+    for level in (0, 0.5, 1):
+        known = scores[np.isfinite(scores)]
+        thresholds = (float(np.quantile(known, level)) if len(known) else 0.0,) * 4
+        taken = exits_taken(rule, scores, thresholds)
+        row, matrices = cascade(bundle, observed, name, thresholds), observed.matrices_of(name, taken)
+        frames = [run_pair(engine, image, name, thresholds) for image, _ in samples]
+        assert [frame.outputs[-1].exit.name for frame in frames] == [exits[place] for place in taken]
+        for index, (frame, (_, labels)) in enumerate(zip(frames, samples)):
+            assert frame.macs_at[-1] == costs[index, taken[index]]
+            np.testing.assert_array_equal(confusion(labels, frame.mask(WIDTH, HEIGHT), CLASSES), matrices[index])
+        assert row['mean_macs'] == pytest.approx(np.mean([frame.macs_at[-1] for frame in frames]))
+    if split is not None:
+        whole = to_the_end(engine, samples[1][0], name)
+        assert observed.ends[name].payloads[1] == len(whole.payload(engine)) > 0 and not whole.onboard.sent.all()
 
 
 def test_costs_of_an_exit_alone_and_of_the_way_to_it(tiny):

@@ -3,7 +3,7 @@
 """The shipped bundle and one run of it, and tiny bundles of other shapes, shared by the tests of the engine."""
 import numpy as np
 import pytest
-from tiny import HEIGHT, WIDTH, tiny_bundle
+from tiny import HEIGHT, WIDTH, mixed_image, tiny_bundle
 
 from ee_seg_ros.data.scenes import StreetDrive
 from ee_seg_ros.inference.bundle import Bundle
@@ -51,6 +51,18 @@ def unsplit(tmp_path_factory):
 def single(tmp_path_factory):
     """A tiny bundle with a single exit."""
     return Bundle.load(tiny_bundle(tmp_path_factory.mktemp('bundles') / 'single', split=None, exits=('final',)))
+
+
+@pytest.fixture(scope='session')
+def tiled(tmp_path_factory):
+    """As `tiny`, but later stages can run on tiles, and settled cells stay behind."""
+    return Bundle.load(tiny_bundle(tmp_path_factory.mktemp('bundles') / 'tiled', tile=True))
+
+
+@pytest.fixture(scope='session')
+def mixed():
+    """An image of that size; by `class_threshold` half of its tiles are left behind exit1, and one behind exit2."""
+    return mixed_image()
 
 
 @pytest.fixture(scope='session')

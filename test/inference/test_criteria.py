@@ -9,10 +9,12 @@ import pytest
 from ee_seg_ros.inference.criteria import (
     CRITERIA,
     changed_share,
+    confident_pixels,
     confident_share,
     normalised_entropy,
     variation_of_information,
 )
+from ee_seg_ros.inference.outputs import softmax
 
 
 def probabilities(*pixels):
@@ -78,6 +80,47 @@ def test_comparing_criteria_never_fire_at_the_first_exit(name):
 def test_directions():
     assert CRITERIA['entropy'].settles(0.1, 0.2) and not CRITERIA['entropy'].settles(0.2, 0.2)
     assert CRITERIA['confidence'].settles(0.2, 0.2) and not CRITERIA['confidence'].settles(0.1, 0.2)
+
+
+@pytest.mark.parametrize('temperature', [1.0, 0.5, 3.0])
+def test_a_pixel_stops_where_its_top_probability_exceeds_the_limit_of_its_class(temperature):
+    logits = np.random.default_rng(0).normal(0, 2, (4, 30, 40)).astype(np.float32)
+    before, found = logits.copy(), softmax(logits.astype(np.float64), temperature)
+    tops = [np.sort(found.max(0)[found.argmax(0) == number]) for number in range(4)]
+    limits = np.array([(top[len(top) // 2 - 1] + top[len(top) // 2]) / 2 for top in tops], np.float32)
+    stopped = confident_pixels(logits, temperature, limits)
+    np.testing.assert_array_equal(stopped, found.max(0) > limits[found.argmax(0)])
+    np.testing.assert_array_equal(logits, before)
+    for number, top in enumerate(tops):    # half of each class
+        assert np.count_nonzero(stopped[found.argmax(0) == number]) == (len(top) + 1) // 2
+
+
+def test_a_pixel_between_two_classes_does_not_stop():
+    """Two classes of one logit have 0.5 each, which is above neither limit, as is common with weights in int8."""
+    logits = np.array([[5, 5, 5], [5, -9, 5], [-9, -9, 5]], np.float32)[:, None]
+    assert confident_pixels(logits, 1.0, np.array([0.9, 0.8, 0.95])).tolist() == [[False, True, False]]
+    assert confident_pixels(logits, 1.0, np.array([0.4, 0.4, 0.4])).tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize('limit, expected', [(0.0, True), (1.0, False)])
+def test_limits_that_stop_all_and_none(limit, expected):
+    logits = np.array([[0, 50, 200], [0, 0, 0]], np.float32)[:, None]
+    assert (confident_pixels(logits, 1.0, np.full(2, limit)) == expected).all()
+
+
+@pytest.mark.parametrize('name', ['class_threshold', 'uniform'])
+def test_criteria_of_pixels_settle_by_the_share_that_has_stopped(name):
+    rule = CRITERIA[name]
+    assert rule.pixelwise and rule.needs == 'pixels'
+    assert rule.judge([SimpleNamespace(stopped_share=0.75)], 0.75) == (0.75, True)
+    assert rule.judge([SimpleNamespace(stopped_share=1.0), SimpleNamespace(stopped_share=0.5)], 0.75) == (0.5, False)
+    assert rule.judge([SimpleNamespace(stopped_share=None)], 0.0) == (None, False)    # whole frames stop
+
+
+def test_entries_say_what_a_criterion_is_before_anything_is_measured():
+    entry = CRITERIA['class_threshold'].entry(3)
+    assert set(entry) == {'direction', 'thresholds', 'curve', 'operating_points'} and entry['direction'] == 'above'
+    assert [point['thresholds'] for point in entry['operating_points'].values()] == [[0.0] * 3] * 3
 
 
 def test_always_and_never():

@@ -10,18 +10,22 @@ import pytest
 from ee_seg_ros.data.scenes import StreetDrive
 from ee_seg_ros.evaluation.metrics import confusion, mean_iou
 from ee_seg_ros.inference.bundle import BundleError
+from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.features import pack, unpack
 from ee_seg_ros.inference.frame import fit, preprocess
 from ee_seg_ros.inference.outputs import GRID
+from ee_seg_ros.inference.pixels import OnboardMap
 
 
 def test_split_run_over_the_wire_equals_the_run_in_one_process(bundle, engine, features, result):
     # Two engines with a part each, and the payload between them, compute what one engine computes: exactly.
     robot, server = Engine(bundle, part='onboard'), Engine(bundle, part='offboard')
-    received = unpack(bundle, pack(bundle, robot.encode(result), result.placement, (480, 360)))
-    np.testing.assert_array_equal(server.finish(received.tensors, received.placement).output.logits,
-                                  engine.finish(features, result.placement).output.logits)
+    onboard = OnboardMap(robot.onboard_map(result).classes)
+    received = unpack(bundle, pack(bundle, robot.encode(result), result.placement, (480, 360), onboard))
+    np.testing.assert_array_equal(
+        server.finish(received.tensors, received.placement, onboard=received.onboard).output.logits,
+        engine.finish(features, result.placement).output.logits)
 
 
 def test_stops_at_the_first_exit_that_settles(engine, image):
@@ -52,7 +56,7 @@ def run_both_sides(bundle, image, criterion, thresholds):
     result = robot.segment(image, criterion, thresholds)
     if result.settled:
         return result
-    return server.finish(robot.encode(result), result.placement, criterion, thresholds)
+    return server.finish(robot.encode(result), result.placement, criterion, thresholds, robot.onboard_map(result))
 
 
 @pytest.mark.parametrize('name', ['exit1', 'exit2', 'exit3', 'exit4', 'final'])
@@ -65,11 +69,21 @@ def test_the_cascade_goes_on_behind_the_split(tiny, noise, name):
         assert 0 < result.score < result.threshold == 2.0
 
 
-def test_exits_of_two_sides_are_not_compared(tiny, noise):
+@pytest.mark.parametrize('criterion', ['region', 'region_change'])
+def test_consecutive_exits_are_compared_across_the_split(tiny, noise, criterion):
     thresholds = [0.0, 0.0, 99.0, 99.0]
-    result = run_both_sides(tiny, noise, 'region', thresholds)
-    assert result.exit_name == 'exit4' and result.settled    # exit3 is the first of its side
+    result = run_both_sides(tiny, noise, criterion, thresholds)
+    assert result.exit_name == 'exit3' and result.settled
+    before, now = (Engine(tiny).run_exit(noise, name).output for name in ('exit2', 'exit3'))
+    assert result.score == CRITERIA[criterion].score([before, now]) > 0
     assert run_both_sides(tiny, noise, 'always', thresholds).exit_name == 'exit1'
+
+
+def test_without_the_robots_map_the_first_exit_of_the_server_has_nothing_to_compare_with(tiny, noise):
+    engine = Engine(tiny)
+    robot = engine.segment(noise, 'never')
+    server = engine.finish(engine.encode(robot), robot.placement, 'region', [0.0, 0.0, 99.0, 99.0])
+    assert server.exit_name == 'exit4' and server.settled
 
 
 def test_the_server_runs_to_the_end_unless_told_otherwise(tiny, noise):

@@ -1,6 +1,7 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """The feature payload: what is packed comes back; what is broken, too large or foreign is refused."""
+import copy
 import json
 import shutil
 
@@ -10,12 +11,21 @@ import pytest
 import zstandard
 
 from ee_seg_ros.inference.bundle import Bundle
+from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.features import FeatureError, pack, unpack
+from ee_seg_ros.inference.pixels import OnboardMap
+from ee_seg_ros.inference.tiles import grow
 
 
 @pytest.fixture(scope='module')
-def payload(bundle, features, result):
-    return pack(bundle, features, result.placement, (640, 480))
+def classes(engine, result):
+    return engine.onboard_map(result).classes
+
+
+@pytest.fixture(scope='module')
+def payload(bundle, features, result, classes):
+    """All cells of a frame."""
+    return pack(bundle, features, result.placement, (640, 480), OnboardMap(classes))
 
 
 def repacked(payload, change, **options):
@@ -24,13 +34,15 @@ def repacked(payload, change, **options):
     return zstandard.ZstdCompressor(**options).compress(msgpack.packb(document))
 
 
-def test_round_trip_is_exact(bundle, features, result, payload):
+def test_round_trip_is_exact(bundle, features, result, classes, payload):
     received = unpack(bundle, payload)
     assert (received.output_width, received.output_height) == (640, 480)
     assert received.placement == result.placement
     assert set(received.tensors) == set(features)
     for name, tensor in features.items():
         np.testing.assert_array_equal(received.tensors[name], tensor)
+    assert received.onboard.sent is None and len(np.unique(classes)) > 3
+    np.testing.assert_array_equal(received.onboard.classes, classes)
 
 
 def test_smaller_than_the_plain_image(bundle, payload):
@@ -43,7 +55,7 @@ def test_truncated_anywhere(bundle, payload):
             unpack(bundle, payload[:length])
 
 
-def test_a_flipped_bit_is_found_or_harmless(bundle, features, payload):
+def test_a_flipped_bit_is_found_or_harmless(bundle, features, classes, payload):
     rng = np.random.default_rng(1)
     refused = 0
     positions = list(range(24)) + sorted(rng.integers(24, len(payload), 150).tolist())
@@ -57,6 +69,7 @@ def test_a_flipped_bit_is_found_or_harmless(bundle, features, payload):
         else:    # zstd's frame header has a bit or two without meaning
             for name, tensor in features.items():
                 np.testing.assert_array_equal(received.tensors[name], tensor)
+            np.testing.assert_array_equal(received.onboard.classes, classes)
     assert refused >= len(positions) - 3
 
 
@@ -102,6 +115,102 @@ def test_another_bundle_is_refused(bundle, payload, tmp_path):
     assert error.value.kind == 'foreign'
 
 
+@pytest.fixture(scope='module')
+def forwarded(tiled, mixed):
+    """(what goes with the features, these, payload) of a frame some of whose cells are settled."""
+    engine = Engine(tiled, threads=1)
+    robot = engine.segment(mixed, 'never')
+    onboard, features = engine.onboard_map(robot), engine.encode(robot)
+    assert 0 < onboard.sent.sum() < onboard.sent.size and len(np.unique(onboard.classes)) == 3
+    return onboard, features, pack(tiled, features, robot.placement, (64, 48), onboard)
+
+
+def test_cells_that_were_sent_come_back_exactly_and_of_the_others_the_classes(tiled, forwarded):
+    onboard, features, payload = forwarded
+    received = unpack(tiled, payload)
+    np.testing.assert_array_equal(received.onboard.classes, onboard.classes)
+    np.testing.assert_array_equal(received.onboard.sent, onboard.sent)
+    for name, tensor in features.items():
+        np.testing.assert_array_equal(received.tensors[name][..., onboard.sent], tensor[..., onboard.sent])
+        assert not received.tensors[name][..., ~onboard.sent].any() and tensor[..., ~onboard.sent].any()
+    document = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(payload))
+    assert len(document['tensors']['code']['data']) == 4 * onboard.sent.sum() and len(document['cells']) == 6
+
+
+def test_cells_of_several_values_come_back_exactly(bundle, features, result, classes):
+    """The shipped bundle's shapes: of two feature maps one has four values per cell."""
+    document = copy.deepcopy(bundle.document)
+    rows, columns = bundle.tensors['high']['shape'][2:]
+    means = {name: np.zeros((len(bundle.classes), tensor.shape[1]), int).tolist() for name, tensor in features.items()}
+    document.update(
+        tile={'rows': rows // 3, 'columns': columns // 4, 'height': 3, 'width': 4},
+        pixels={'limits': {}, 'send': [1.0] * len(bundle.classes)}, codec={**document['codec'], 'class_means': means})
+    partial = Bundle(bundle.path, document)
+    sent = np.random.default_rng(0).random((rows, columns)) < 0.3
+    received = unpack(partial, pack(partial, features, result.placement, (480, 360), OnboardMap(classes, sent)))
+    for name, tensor in features.items():
+        inside = grow(sent, *tensor.shape[2:])
+        np.testing.assert_array_equal(received.tensors[name], np.where(inside, tensor, 0))
+    assert {tensor.shape[2] // rows for tensor in features.values()} == {1, 2}
+
+
+def test_fewer_cells_are_fewer_bytes(tiled, forwarded):
+    onboard, features, payload = forwarded
+    place = unpack(tiled, payload).placement
+    assert len(payload) < len(pack(tiled, features, place, (64, 48), OnboardMap(onboard.classes)))
+
+
+@pytest.mark.parametrize('change', [
+    lambda d: d.update(classes=d['classes'][1:]),
+    lambda d: d.update(classes=d['classes'] + b'\0'),
+    lambda d: d.update(classes=b'\3' + d['classes'][1:]),    # of three classes
+    lambda d: d.update(classes=None),
+    lambda d: d.update(classes=list(d['classes'])),
+    lambda d: d.update(cells=d['cells'][1:]),
+    lambda d: d.update(cells=d['cells'] + b'\0'),
+    lambda d: d.update(cells=list(d['cells'])),
+    lambda d: d.update(cells=bytes(6)),
+    lambda d: d.update(cells=bytes(6), tensors={'code': {'dtype': 'uint8', 'shape': [0, 4, 1, 1], 'data': b''}}),
+    lambda d: d.update(cells=b'\xff' * 6),    # more than features came of
+    lambda d: d.update(cells=None),
+    lambda d: d['tensors']['code'].update(shape=[1, 4, 6, 8]),
+    lambda d: d['tensors']['code'].update(data=d['tensors']['code']['data'][4:]),
+    lambda d: d['tensors']['code'].update(data=b'\x10' * len(d['tensors']['code']['data'])),    # of 16 levels
+    lambda d: d.update(tensors={**d['tensors'], 'more': d['tensors']['code']}),
+])
+def test_every_field_of_single_cells_is_checked(tiled, forwarded, change):
+    _, _, payload = forwarded
+    with pytest.raises(FeatureError) as error:
+        unpack(tiled, repacked(payload, change))
+    assert error.value.kind == 'damaged'
+
+
+def test_a_bundle_that_needs_all_cells_refuses_some(tiled, forwarded):
+    """The fingerprint does not depend on what pixels need to settle."""
+    document = copy.deepcopy(tiled.document)
+    del document['pixels']
+    whole = Bundle(tiled.path, document)
+    assert whole.fingerprint == tiled.fingerprint and not whole.forwards_cells
+    with pytest.raises(FeatureError, match='only some cells came, and bundle tiled cannot do without') as error:
+        unpack(whole, forwarded[2])
+    assert error.value.kind == 'damaged'
+    assert unpack(whole, repacked(forwarded[2], all_cells)).onboard.sent is None
+
+
+def all_cells(document):
+    """A payload of some cells made one of all."""
+    document.update(cells=None)
+    document['tensors']['code'].update(shape=[1, 4, 6, 8], data=bytes(192))
+
+
+def test_other_mean_features_are_another_bundle(tiled, forwarded):
+    document = copy.deepcopy(tiled.document)
+    document['codec']['class_means']['code'][0][0] ^= 1
+    with pytest.raises(FeatureError) as error:
+        unpack(Bundle(tiled.path, document), forwarded[2])
+    assert error.value.kind == 'foreign'
+
+
 @pytest.mark.parametrize('change', [
     lambda d: d.update(output=[0, 10]),
     lambda d: d.update(output=[10]),
@@ -117,6 +226,10 @@ def test_another_bundle_is_refused(bundle, payload, tmp_path):
     lambda d: d.update(expert='blur'),
     lambda d: d.update(extra=1),
     lambda d: d.pop('cells') and None,
+    lambda d: d.pop('classes') and None,
+    lambda d: d.update(classes=d['classes'][:-1]),
+    lambda d: d.update(classes=d['classes'].decode('latin1')),
+    lambda d: d.update(classes=b'\xfe' + d['classes'][1:]),
     lambda d: [1, 2, 3],
 ])
 def test_every_field_is_checked(bundle, payload, change):

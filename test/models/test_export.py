@@ -12,12 +12,14 @@ pytest.importorskip('safetensors', reason='safetensors is not installed (make tr
 
 from ee_seg_ros.data.scenes import StreetDrive  # noqa: E402
 from ee_seg_ros.inference.bundle import Bundle, shipped_folders  # noqa: E402
+from ee_seg_ros.inference.criteria import CRITERIA  # noqa: E402
 from ee_seg_ros.inference.engine import Engine  # noqa: E402
 from ee_seg_ros.inference.features import pack, unpack  # noqa: E402
 from ee_seg_ros.inference.frame import preprocess  # noqa: E402
+from ee_seg_ros.inference.pixels import OnboardMap  # noqa: E402
 from ee_seg_ros.models import export as exporting  # noqa: E402
 from ee_seg_ros.models.backbones import build_backbone  # noqa: E402
-from ee_seg_ros.models.export import export  # noqa: E402
+from ee_seg_ros.models.export import export, tile_of  # noqa: E402
 from ee_seg_ros.models.multi_exit import MultiExitNet, load_network  # noqa: E402
 
 CARD = {'data': 'none', 'licence': 'none'}
@@ -55,9 +57,10 @@ def both(bundle, net, image):
     outputs = result.outputs
     if bundle.split is not None:
         height, width = image.shape[:2]
-        received = unpack(bundle, pack(bundle, robot.encode(result), placement, (width, height)))
+        onboard = OnboardMap(robot.onboard_map(result).classes)    # all cells are sent
+        received = unpack(bundle, pack(bundle, robot.encode(result), placement, (width, height), onboard))
         outputs = outputs + Engine(bundle, threads=1, part='offboard').finish(
-            received.tensors, received.placement).outputs
+            received.tensors, received.placement, onboard=received.onboard).outputs
     assert [output.exit.name for output in outputs] == list(expected)
     return [(output.exit, expected[output.exit.name], output) for output in outputs]
 
@@ -149,6 +152,53 @@ def test_a_bundle_is_replaced_whole_and_nothing_else(tmp_path, net):
     export(alone, tmp_path, 'second', CARD, CLASSES, WIDTH, HEIGHT, with_weights=False)
     assert {path.name for path in tmp_path.iterdir()} == {'bundle.json', 'final.onnx', 'stage1.onnx', other.name}
     assert json.loads((tmp_path / 'bundle.json').read_text())['name'] == 'second'
+
+
+@pytest.mark.parametrize('cells, tile', [
+    ((21, 28), (7, 7, 3, 4)), ((24, 32), (6, 8, 4, 4)), ((6, 8), (2, 2, 3, 4)), ((25, 12), (5, 3, 5, 4)),
+    ((4, 3), (1, 1, 4, 3)), ((23, 30), None), ((4, 7), None), ((1, 4), None), ((2, 2), None)])
+def test_tiles_have_three_to_six_cells_a_side_and_leave_none_over(cells, tile):
+    assert tile_of(cells) == (tile and dict(zip(('rows', 'columns', 'height', 'width'), tile)))
+
+
+def dimensions(path):
+    """Shapes of all inputs and outputs of an ONNX file, names where they are dynamic."""
+    onnx = pytest.importorskip('onnx', reason='onnx is not installed (make train-env)')
+    graph = onnx.load(path).graph
+    return {value.name: [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+            for value in [*graph.input, *graph.output]}
+
+
+def test_what_lies_behind_the_first_exits_takes_tiles_of_any_number(bundle):
+    """Maps of 4x6 cells; of finer maps the names of the dimensions say how many values a cell has in a row."""
+    assert bundle.document['tile'] == {'rows': 1, 'columns': 2, 'height': 4, 'width': 3}
+    size = {name: tensor['shape'][2] // 4 for name, tensor in bundle.tensors.items()}
+    assert {size[name] for name in ('unit6', 'unit10', 'logits_exit2', 'logits_final')} >= {1, 2}
+    for name, graph in bundle.graphs.items():
+        found = dimensions(bundle.path / graph['file'])
+        for tensor in graph['inputs'] + graph['outputs']:
+            shape = bundle.tensors[tensor]['shape']
+            if name not in ('stage1', 'exit1', 'encode', 'decode'):
+                shape = ['tiles', shape[1], f'height{size[tensor]}', f'width{size[tensor]}']
+            assert found[tensor] == shape, (name, tensor)
+
+
+def test_a_map_without_a_fitting_tile_has_none_and_fixed_dimensions(net, tmp_path):
+    """5x7 cells."""
+    bundle = Bundle.load(export(net, tmp_path / 'odd', 'odd', CARD, CLASSES, 7 * 16, 5 * 16, with_weights=False))
+    assert bundle.document['tile'] is None and bundle.tiling is None
+    for graph in bundle.graphs.values():
+        found = dimensions(bundle.path / graph['file'])
+        assert all(found[tensor] == bundle.tensors[tensor]['shape'] for tensor in graph['inputs'] + graph['outputs'])
+    image = StreetDrive(seed=3, width=7 * 16, height=5 * 16).frame(5).image
+    for exit_, expected, output in both(bundle, net, image):
+        assert_same(exit_, expected, output)
+
+
+def test_criteria_that_need_what_only_images_tell_are_not_offered_yet(bundle):
+    assert set(bundle.document['criteria']) == {name for name, rule in CRITERIA.items()
+                                                if rule.score and not rule.needs}
+    assert 'pixels' not in bundle.document and not bundle.forwards_cells
 
 
 @pytest.mark.parametrize('changes, what', [

@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration: operating points are the cheapest points that keep the promise."""
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from tiny import CLASSES, tiny_bundle
 
-from ee_seg_ros.evaluation.evaluate import Observations
+from ee_seg_ros.evaluation.evaluate import Observations, observe
 from ee_seg_ros.evaluation.metrics import mean_iou
 from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle, BundleError
+from ee_seg_ros.search import calibration, gain
 from ee_seg_ros.search.calibration import calibrate, copy_calibration, curve, levels, loss_bound, operating_points
 
 
@@ -50,11 +52,18 @@ def _copies(folder, *names):
     return [str(folder / name) for name in names]
 
 
-def test_curves_and_temperatures_are_measured_stored_and_copied(tmp_path):
+def test_curves_and_temperatures_are_measured_stored_and_copied(tmp_path, monkeypatch):
     pytest.importorskip('torch', reason='torch is not installed (make train-env)')
     pytest.importorskip('ee_seg_ros.models.torchvision_compat')    # torchmetrics imports torchvision
     pytest.importorskip('torchmetrics', reason='torchmetrics is not installed (make train-env)')
     measured, copied = _copies(tmp_path, 'measured', 'copied')
+    monkeypatch.setattr(gain, 'COPIES', 1)
+    observed = {}
+
+    def noted(engine, samples, report):
+        observed.update(bundle=engine.bundle, found=observe(engine, samples, report))
+        return replace(observed['found'], scores=dict(observed['found'].scores))
+    monkeypatch.setattr(calibration, 'observe', noted)
     calibrate(measured, 'scenes', None, '5', limit=4, threads=1)
     bundle = Bundle.load(measured)
     stored = bundle.document['calibration']
@@ -64,11 +73,18 @@ def test_curves_and_temperatures_are_measured_stored_and_copied(tmp_path):
     assert stored['exits'][-1]['miou'] == stored['full_miou']
     assert sum(stored['ece_after']) < sum(stored['ece_before'])
     assert any(exit_.temperature != 1 for exit_ in bundle.exits)
-    for criterion in ('entropy', 'region'):
+    for criterion in ('entropy', 'region', 'gain'):
         curve = bundle.document['criteria'][criterion]['curve']
         costs, mious = ([entry[key] for entry in curve] for key in ('mean_macs', 'miou'))
         assert costs == sorted(costs, reverse=True) and costs[0] > costs[-1] and len(set(mious)) > 1
+    # Thresholds of gain are from scores of models that did not see the image; they are one for all exits.
+    in_sample = levels(observed['bundle'], observed['found'], 'gain')
+    stored_points = bundle.document['criteria']['gain']
+    assert all(len(set(point['thresholds'])) == 1 for point in stored_points['curve'])
+    assert stored_points['curve'][0]['thresholds'] != in_sample[0]['thresholds']
+    assert set(bundle.gain) == {exit_.name for exit_ in bundle.judged_exits}
     copy_calibration(measured, copied)
+    assert Bundle.load(copied).document['gain'] == bundle.document['gain']
     for point_name in OPERATING_POINTS:
         assert Bundle.load(copied).thresholds('region', point_name) == bundle.thresholds('region', point_name)
     assert [exit_.temperature for exit_ in Bundle.load(copied).exits] == [exit_.temperature for exit_ in bundle.exits]

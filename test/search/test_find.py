@@ -124,8 +124,7 @@ def _brute_force(observed, costs, criterion, split):
         for exits in combinations(range(len(observed.names)), count):
             if len(set(observed.places[list(exits)])) < count or (split and not observed.onboard[exits[0]]):
                 continue
-            same = [not split or observed.onboard[a] == observed.onboard[b] for a, b in zip(exits, exits[1:])]
-            scores = np.stack([observed.score(criterion, exits[j - 1] if j and same[j - 1] else None, exits[j])
+            scores = np.stack([observed.score(criterion, exits[j - 1] if j else None, exits[j])
                                for j in range(count - 1)], 1)
             onboard = sum(observed.onboard[list(exits[:-1])]) if split else count - 1
             for thresholds in threshold_levels(rule, scores, onboard, LEVELS):

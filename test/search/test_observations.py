@@ -32,7 +32,7 @@ def observed(engine):
 def test_scores_and_matrices_are_those_of_the_evaluation(engine, observed):
     expected = observe(engine, _samples())
     np.testing.assert_array_equal(observed.matrices, expected.matrices)
-    before = [None, 0, None, 2]    # exits 1 and 2 onboard, 3 and 4 behind the split
+    before = [None, 0, 1, 2]    # exits 1 and 2 onboard, 3 and 4 behind the split
     for criterion in (*SINGLE, *PAIRED):
         for index, earlier in enumerate(before):
             np.testing.assert_array_equal(observed.score(criterion, earlier, index),
@@ -50,7 +50,8 @@ def test_any_two_exits_can_be_compared(observed):
 def test_payloads_are_the_bytes_that_would_be_sent(engine, observed):
     image = _samples()[0][0]
     result = engine.segment(image, 'never')
-    assert observed.payloads[0] == len(pack(engine.bundle, engine.encode(result), result.placement, (WIDTH, HEIGHT)))
+    assert observed.payloads[0] == len(pack(engine.bundle, engine.encode(result), result.placement, (WIDTH, HEIGHT),
+                                            engine.onboard_map(result)))
 
 
 def test_store_and_load(observed, tmp_path):

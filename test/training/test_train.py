@@ -15,9 +15,12 @@ pytest.importorskip('lightning', reason='lightning is not installed (make train-
 from ee_seg_ros.data.scenes import StreetDrive  # noqa: E402
 from ee_seg_ros.models.multi_exit import MultiExitNet, load_network, save_network  # noqa: E402
 from ee_seg_ros.models.splits import add_splits  # noqa: E402
+from ee_seg_ros.models.tiles import partial_logits, tiled_logits  # noqa: E402
+from ee_seg_ros.training import stages  # noqa: E402
+from ee_seg_ros.training import train as training  # noqa: E402
 from ee_seg_ros.training.curves import read_metrics  # noqa: E402
 from ee_seg_ros.training.recipe import read_recipe  # noqa: E402
-from ee_seg_ros.training.stages import EndToEnd, Heads  # noqa: E402
+from ee_seg_ros.training.stages import EndToEnd, Heads, Tail  # noqa: E402
 from ee_seg_ros.training.train import train  # noqa: E402
 
 PHASES = [{'steps': 2, 'height': 64, 'width': 96, 'scales': [0.5, 1.5], 'jitter': 1.0},
@@ -140,6 +143,133 @@ def test_the_final_exit_is_trained_with_what_only_it_uses(root, tmp_path, first_
                for name in changed)
 
 
+REPLACED = [{'name': 'exit2', 'unit': 10, 'head': {'kind': 'fcn', 'reduction': 4}},
+            {'name': 'late', 'unit': 14, 'head': {'kind': 'fcn', 'reduction': 8}}]
+
+
+def test_a_tail_trains_what_lies_behind_its_first_unit_and_the_exits_there(root, tmp_path, first_stage):
+    """Units from 8 on, the bottleneck behind unit 10, exit2 with another head, a new exit, the final one."""
+    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='tail', first_unit=8, tile=[2, 2], candidates=REPLACED,
+                          exit_weight=1.0)
+    before, after = (load_network(path) for path in (
+        first_stage, train(recipe, root, tmp_path / 'out', first_stage, threads=1, report=quiet)))
+    assert after.exit_names == ('exit1', 'exit2', 'late', 'final')
+    assert [exit_['head'] for exit_ in after.spec['exits'] if exit_['name'] == 'exit2'] == [REPLACED[0]['head']]
+    old, new = before.state_dict(), after.state_dict()
+    free = ('exits.exit2.', 'exits.late.', 'final.', 'bottleneck.', *(f'units.{unit}.' for unit in range(8, 18)))
+    for name in set(old) | set(new):
+        if not name.startswith(free):
+            assert torch.equal(old[name], new[name]), name
+    changed = {name for name in set(old) & set(new) if old[name].shape == new[name].shape
+               and not torch.allclose(old[name].float(), new[name].float(), atol=1e-6)}
+    for part in ('final.classify.weight', 'units.8.', 'units.10.', 'units.11.', 'bottleneck.'):
+        assert any(name.startswith(part) for name in changed), part
+
+
+def test_the_networks_own_exits_stay_where_none_takes_their_place(tmp_path, first_stage):
+    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', candidates=REPLACED[1:]))
+    module, earlier = training._tail(recipe, first_stage, None, torch.zeros(11)), load_network(first_stage)
+    assert module.net.exit_names == ('exit1', 'exit2', 'late', 'final')
+    for name, tensor in earlier.state_dict().items():
+        torch.testing.assert_close(module.net.state_dict()[name], tensor)
+
+
+def test_a_tail_sees_tiles_every_second_step_and_the_final_exit_every_second_pair(tmp_path, first_stage, monkeypatch):
+    seen, net = [], load_network(first_stage)
+    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', first_unit=8, tile=[2, 2]))
+    module = Tail(net, recipe, None)
+    forward = net.forward
+    monkeypatch.setattr(net, 'forward', lambda images, exits: seen.append(('whole', *exits)) or forward(images, exits))
+    monkeypatch.setattr(stages, 'tiled_logits', lambda net, images, tile, exits: seen.append(
+        (tuple(tile), *exits)) or tiled_logits(net, images, tile, exits))
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    labels = torch.randint(0, 11, (2, 64, 96), dtype=torch.uint8)
+    losses = {}
+    module.log_dict = losses.update
+    for step in range(5):
+        monkeypatch.setattr(Tail, 'global_step', step, raising=False)
+        total = module.training_step((images, labels), 0)
+    assert seen == [('whole', 'exit2', 'final'), ((2, 2), 'exit2', 'final'), ('whole', 'exit2'), ((2, 2), 'exit2'),
+                    ('whole', 'exit2', 'final')]
+    torch.testing.assert_close(total.detach(), losses['loss_final'] + 0.5 * losses['loss_exit2'])
+
+
+def test_a_tail_learns_to_do_without_the_features_of_settled_cells(tmp_path, first_stage, monkeypatch):
+    """In two steps of four, one of them on tiles; what the robot's label stays for has no say in the loss."""
+    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', first_unit=11, tile=[2, 2],
+                                      partial=[0.4, 0.6], candidates=REPLACED[1:]))
+    module = training._tail(recipe, first_stage, None, torch.zeros(11))
+    seen, limits, settled = [], [], torch.zeros(2, 4, 6, dtype=torch.bool)
+    settled[0, :2] = True
+
+    def partial(net, images, exits, limit, tile):
+        seen.append(('partial', tile and tuple(tile), *exits))
+        limits.append(limit)
+        return partial_logits(net, images, exits, limit, tile)[0], settled
+    monkeypatch.setattr(stages, 'partial_logits', partial)
+    asked, loss = [], stages.exit_loss
+    monkeypatch.setattr(stages, 'exit_loss', lambda logits, labels, *more: asked.append(labels) or loss(
+        logits, labels, *more))
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    labels = torch.randint(0, 11, (2, 64, 96), dtype=torch.uint8)
+    module.log_dict = lambda losses: None
+    for step in range(5):
+        monkeypatch.setattr(Tail, 'global_step', step, raising=False)
+        asked.clear()
+        assert module.training_step((images, labels), 0).isfinite()
+        for given in asked:
+            if step in (1, 2):
+                assert (given[0, :32] == 255).all() and torch.equal(given[0, 32:], labels[0, 32:])
+                assert torch.equal(given[1], labels[1])
+            else:
+                assert torch.equal(given, labels)
+    assert seen == [('partial', (2, 2), 'late', 'final'), ('partial', None, 'late')]
+    assert len(set(limits)) == 2 and all(0.4 <= limit <= 0.6 for limit in limits)
+
+
+def test_a_tail_without_tiles_or_exits_trains_the_final_one_in_every_step(tmp_path, first_stage, monkeypatch):
+    net = load_network(first_stage)
+    module = Tail(net, read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail')), None)
+    seen, forward = [], net.forward
+    monkeypatch.setattr(net, 'forward', lambda images, exits: seen.append(tuple(exits)) or forward(images, exits))
+    images, labels = torch.zeros(2, 3, 64, 96, dtype=torch.uint8), torch.zeros(2, 64, 96, dtype=torch.uint8)
+    module.log_dict = lambda losses: None
+    for step in range(4):
+        monkeypatch.setattr(Tail, 'global_step', step, raising=False)
+        module.training_step((images, labels), 0)
+    assert seen == [('final',)] * 4
+
+
+def test_a_tail_freezes_also_the_statistics_of_what_lies_before(tmp_path, first_stage):
+    module = Tail(load_network(first_stage), read_recipe(write_recipe(
+        tmp_path / 'recipe.yaml', stage='tail', first_unit=8)), None)
+    module.train()
+    module.on_train_start()
+    modes = {name: child.training for name, child in module.net.named_modules()
+             if isinstance(child, torch.nn.BatchNorm2d)}
+    learning = ('exits.exit2.', 'final.', 'bottleneck.', *(f'units.{unit}.' for unit in range(8, 18)))
+    assert {name for name, learns in modes.items() if learns} == {
+        name for name in modes if name.startswith(learning)}
+    for name, parameter in module.net.named_parameters():
+        assert parameter.requires_grad == name.startswith(learning), name
+
+
+def test_several_processes_expect_exits_to_be_left_out_where_they_are(tmp_path):
+    """Without that word, parameters that had no part in an iteration end a training by several processes."""
+    for stage, expected in (('round_robin', 'ddp_find_unused_parameters_true'), ('joint', 'ddp'), ('heads', 'ddp'),
+                            ('tail', 'ddp_find_unused_parameters_true')):
+        recipe = read_recipe(write_recipe(tmp_path / f'{stage}.yaml', stage=stage))
+        assert training._strategy(recipe, 2, 1) == expected
+
+
+def test_tiles_that_do_not_fit_the_images_are_said(root, tmp_path, first_stage):
+    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='tail', first_unit=8, tile=[3, 4])
+    with pytest.raises(ValueError, match='a map of 6x4 cells has no whole number of tiles of 4x3'):
+        train(recipe, root, tmp_path / 'out', first_stage, threads=1, report=quiet)
+
+
 def test_stage_2_trains_split_candidates_beside_the_heads(root, tmp_path, first_stage):
     """Heads come out as they do without them, and the rest of the network stays as it is."""
     recipes = [write_recipe(tmp_path / f'{name}.yaml', stage='heads', candidates=CANDIDATES, **options)
@@ -216,12 +346,12 @@ def test_two_processes_train_one_network(root, tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert 'MEMBER: 2/2' in ended.stderr
     assert ended.stdout.count('step 2/2') == 1
-    assert load_network(tmp_path / 'out' / 'weights.pt').exit_names == ('exit1', 'exit2', 'tail')
+    assert load_network(tmp_path / 'out' / 'weights.pt').exit_names == ('exit1', 'exit2', 'final')
 
 
 @pytest.mark.parametrize('stage', ['heads', 'tail'])
 def test_later_stages_need_weights_of_an_earlier_one(stage, root, tmp_path):
-    recipe = write_recipe(tmp_path / 'recipe.yaml', stage=stage, candidates=CANDIDATES)
+    recipe = write_recipe(tmp_path / 'recipe.yaml', stage=stage, candidates=CANDIDATES if stage == 'heads' else [])
     with pytest.raises(ValueError, match='weights.pt of an earlier stage, or a bundle'):
         train(recipe, root, tmp_path / 'out', None, report=quiet)
 
@@ -229,6 +359,10 @@ def test_later_stages_need_weights_of_an_earlier_one(stage, root, tmp_path):
 @pytest.mark.parametrize('changes, what', [
     ({'stage': 'third'}, "'third' is none of"), ({'epochs': 3}, 'unknown keys epochs'), ({'network': {}}, 'needs a'),
     ({'splits': SPLITS}, 'trained in stage heads'),
+    ({'stage': 'tail', 'candidates': [{'unit': 7, 'head': {'kind': 'fcn'}}]}, 'candidate of stage tail needs a name'),
+    ({'stage': 'tail', 'tile': [4]}, 'tile is .4.: expected two positive numbers'),
+    ({'stage': 'heads', 'tile': [3, 4]}, 'first_unit, tile and partial are for stage tail, not heads'),
+    ({'stage': 'tail', 'splits': SPLITS}, 'trained in stage heads; stage tail trains the one split'),
     ({'phases': [{'steps': 1}]}, 'a phase has the keys'), ({'phases': []}, 'at least one phase'),
     ({'phases': [{**PHASES[0], 'steps': 0}]}, '1 or more steps'), ({'warmup_steps': 0}, 'no warm-up')])
 def test_wrong_recipes_are_refused(changes, what, tmp_path):

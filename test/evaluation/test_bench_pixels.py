@@ -1,0 +1,70 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The part of `ee_seg bench criteria` about single pixels: claims by hand, and all of it on a tiny bundle."""
+import numpy as np
+import pytest
+from tiny import CLASSES, mixed_image, tiny_bundle
+
+from ee_seg_ros.evaluation import bench_pixels
+from ee_seg_ros.evaluation.bench_pixels import ADP_C, CBT, CELLS, UNIFORM, WHOLE, claims_of, dense_loss, measure
+from ee_seg_ros.evaluation.pair import run_pair
+from ee_seg_ros.evaluation.savings import Outcome, resamples
+from ee_seg_ros.inference.bundle import Bundle
+from ee_seg_ros.inference.engine import Engine
+
+
+@pytest.fixture(scope='module')
+def engine(tmp_path_factory):
+    return Engine(Bundle.load(tiny_bundle(tmp_path_factory.mktemp('bundles') / 'tiled', tile=True)), threads=1)
+
+
+@pytest.fixture(scope='module')
+def samples():
+    rng = np.random.default_rng(3)
+    return [(mixed_image(seed), rng.integers(0, CLASSES, (48, 64), dtype=np.uint8)) for seed in range(4)]
+
+
+def outcome(right, macs, ms=1.0, sent=0.0):
+    """Of four images, each with 100 pixels of one class, `right` of which are told."""
+    matrix = np.array([[right, 100 - right, 0], [0, 100, 0]])
+    return Outcome({}, np.stack([matrix] * 4), {key: np.full(4, float(value)) for key, value in (
+        ('macs', macs), ('ms', ms), ('bytes', sent))})
+
+
+def test_claims_by_hand():
+    found = {WHOLE: outcome(90, 10, 20.0, 1000), CELLS: outcome(88, 9, 18.0, 400), CBT: outcome(80, 6, 12.0, 300)}
+    found |= {name: outcome(90 - 10 * place, 10 - 2 * place, 20.0) for place, name in enumerate(UNIFORM)}
+    claims, around, more = claims_of(found, resamples(4))
+    assert claims['cbt_vs_uniform_macs_saved_share'] == pytest.approx(0.4)    # 6 instead of 10
+    assert claims['cbt_vs_uniform_time_saved_share'] == pytest.approx(0.4)
+    assert claims['unsettled_bytes_saved_share'] == pytest.approx(0.6)
+    # The first class has IoU right / 100, the second 100 / (100 + what is wrong).
+    assert claims['unsettled_miou_change_pp'] == pytest.approx(50 * (0.88 + 100 / 112 - 0.9 - 100 / 110))
+    # At equal mIoU the uniform rule has its second limit, which costs 8.
+    assert more['cbt_vs_uniform_swept_macs_saved_share']['value'] == pytest.approx(1 - 6 / 8)
+    assert more['cbt_vs_dense_time_saved_share']['value'] == pytest.approx(0.4)
+    assert set(around) == set(claims) and around['unsettled_bytes_saved_share']['90'] == pytest.approx([0.6, 0.6])
+
+
+def test_the_whole_section(engine, samples, monkeypatch):
+    monkeypatch.setattr(bench_pixels, 'UNIFORM', {ADP_C: 0.998, 'uniform 0.5': 0.5})
+    seen = []
+    found = measure(engine, samples, [image for image, _ in samples[:2]], resamples(4), 1, 1, lambda: seen.append(1))
+    rows = {row['name']: row for row in found['rows']}
+    assert len(seen) == 4 and list(rows) == [WHOLE, CELLS, CBT, ADP_C, 'uniform 0.5']
+    whole = sum(graph['macs'] for graph in engine.bundle.graphs.values())
+    assert rows[WHOLE]['mean_macs'] == whole >= rows[ADP_C]['mean_macs'] >= rows['uniform 0.5']['mean_macs']
+    assert rows[CBT]['mean_macs'] < whole and rows[CELLS]['bytes'] < rows[WHOLE]['bytes']
+    assert found['claims']['sparse_time_ratio_at_quarter'] == found['sparse_time_ratios']['all'] > 0
+    assert {'dense_path_loss_share', 'unsettled_bytes_saved_share'} <= set(found['claims'])
+    shares = found['active_shares']
+    assert 0 < shares['mean'] <= 1 and sum(shares['histogram']) == pytest.approx(1, abs=1e-3)
+
+
+def test_where_no_pixel_stops_whole_maps_are_run(engine, samples):
+    image = samples[0][0]
+    frame = run_pair(engine, image, CBT, (np.inf,) * 4, limits=[2.0] * CLASSES)
+    plain = run_pair(engine, image, 'never', (0.0,) * 4, partial=False)
+    assert frame.macs_at == plain.macs_at
+    np.testing.assert_array_equal(frame.mask(64, 48), plain.mask(64, 48))
+    assert dense_loss(engine, [image], 1) > -1
