@@ -140,9 +140,9 @@ CRITERIA = {criterion.name: criterion for criterion in (
               f'expected gain in percentage points of mIoU per 1e9 multiply-accumulates; {_PER_EXIT}, all alike',
               'gain', shared=True),
     Criterion('class_threshold', 'above', 0, lambda outputs: outputs[-1].stopped_share,
-              f"share of pixels that stopped, each by its class's limit, 0..1; {_PER_EXIT}", 'pixels', True),
+              f"share of pixels that stopped, each by its class's limit, 0..1; {_PER_EXIT}", 'pixels', True, True),
     Criterion('uniform', 'above', 0, lambda outputs: outputs[-1].stopped_share,
-              f'share of pixels that stopped, all by one limit, 0..1; {_PER_EXIT}', 'pixels', True),
+              f'share of pixels that stopped, all by one limit, 0..1; {_PER_EXIT}', 'pixels', True, True),
     Criterion('always', 'above', 0, None, 'not used: every frame settles at the first exit'),
     Criterion('never', 'above', 0, None, 'not used: no frame settles'),
 )}

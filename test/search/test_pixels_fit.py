@@ -95,7 +95,7 @@ def test_statistics_without_a_split_have_no_features():
 
 
 def fit(monkeypatch, outcome, split=True):
-    """What `fit_pixels` stores if `outcome`(criterion, first limit, tile share, send, margin) is (mIoU, cost, bytes)."""
+    """What `fit_pixels` stores if `outcome`(criterion, limit, tile share, send, margin) is (mIoU, cost, bytes)."""
     bundle = SimpleNamespace(classes=[None] * 3, document={}, split={'after': 'stage1'} if split else None)
     asked = []
 
