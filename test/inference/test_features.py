@@ -100,8 +100,8 @@ def test_a_frame_without_its_size_is_refused(bundle, payload):
 
 
 def test_another_version_is_said(bundle, payload):
-    with pytest.raises(FeatureError, match='version 2') as error:
-        unpack(bundle, repacked(payload, lambda d: d.update(version=2)))
+    with pytest.raises(FeatureError, match='version 3') as error:
+        unpack(bundle, repacked(payload, lambda d: d.update(version=3)))
     assert error.value.kind == 'version'
 
 

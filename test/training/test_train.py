@@ -167,7 +167,8 @@ def test_a_tail_trains_what_lies_behind_its_first_unit_and_the_exits_there(root,
 
 
 def test_the_networks_own_exits_stay_where_none_takes_their_place(tmp_path, first_stage):
-    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', candidates=REPLACED[1:]))
+    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', candidates=REPLACED[1:],
+                                      first_unit=REPLACED[1]['unit']))
     module, earlier = training._tail(recipe, first_stage, None, torch.zeros(11)), load_network(first_stage)
     assert module.net.exit_names == ('exit1', 'exit2', 'late', 'final')
     for name, tensor in earlier.state_dict().items():
