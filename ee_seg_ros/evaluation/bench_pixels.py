@@ -14,7 +14,7 @@ import numpy as np
 from ee_seg_ros.evaluation.evaluate import to_the_end
 from ee_seg_ros.evaluation.metrics import confusion
 from ee_seg_ros.evaluation.savings import Outcome, Sweep, cost_at, intervals, sweep
-from ee_seg_ros.evaluation.timing import size_of
+from ee_seg_ros.evaluation.timing import median_times, size_of
 from ee_seg_ros.inference.engine import Engine, Result
 from ee_seg_ros.inference.outputs import GRID
 
@@ -122,18 +122,10 @@ def sparse_ratio(bundle, images: Sequence, threads: int, rounds: int) -> dict:
 
 def dense_loss(engine: Engine, images: Sequence, rounds: int) -> float:
     """Share of time that stopping pixels adds where none stops: the engine then runs on whole maps."""
-    classes, times = len(engine.bundle.classes), []
-    for image in images:
-        pairs = []
-        for _ in range(rounds + 1):
-            began = time.perf_counter()
-            to_the_end(engine, image, CBT, limits=[2.0] * classes)
-            middle = time.perf_counter()
-            to_the_end(engine, image, partial=False)
-            pairs.append((middle - began, time.perf_counter() - middle))
-        times.append([median(values) for values in zip(*pairs[1:])])
-    ours, plain = np.array(times).mean(0)
-    return float(ours / plain - 1)
+    never = [2.0] * len(engine.bundle.classes)
+    times = median_times({'pixels': lambda image: to_the_end(engine, image, CBT, limits=never),
+                          'frames': lambda image: to_the_end(engine, image, partial=False)}, images, rounds)
+    return times['pixels'] / times['frames'] - 1
 
 
 def claims_of(found: dict, weights: np.ndarray) -> tuple:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# A quarter of the tiles takes about 0.33 of the time of all, all of them 1.07 to 1.3 (`ee_seg bench criteria`): above
-# this share of active tiles whole maps are faster.
+# A quarter of the tiles takes a third of the time of whole maps (`ee_seg bench criteria`), all of them would take more.
+# Above this share of active tiles whole maps are run.
 DENSE_ABOVE = 0.75
 
 

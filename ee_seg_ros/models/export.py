@@ -82,8 +82,7 @@ def _check_equal(path, name, expected, found):
 def tile_of(cells: tuple) -> dict | None:
     """Tiles for a map of (height, width) cells: {rows, columns, height, width}, 3 to 6 cells a side, none left over.
 
-    None where no such tile fits. Smaller ones pay less: of 2x2 cells a quarter takes 0.44 of the time of all, of 3x4
-    cells 0.31 (`ee_seg bench criteria`).
+    None where no such tile fits. Smaller ones cost more per cell, larger ones are seldom settled as a whole.
     """
     sides = [next((side for side in (4, 3, 5, 6) if count % side == 0), None) for count in cells]
     return None if None in sides else {'rows': cells[0] // sides[0], 'columns': cells[1] // sides[1],

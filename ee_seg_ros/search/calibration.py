@@ -117,7 +117,11 @@ def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, lim
     found = calibrate_temperatures(labelled_pixels(Engine(bundle, threads=threads), samples,
                                                    lambda done: report(done, 2 * total)))
     bundle = set_temperatures(bundle, found['temperatures'])
-    if statistics is not None and bundle.tiling is not None:
+    if statistics is not None:
+        if bundle.tiling is None:
+            raise BundleError(f'bundle {bundle.name} has no tiles, which single pixels need: its input of '
+                              f'{bundle.width}x{bundle.height} does not cut into any, or it has one exit: choose other '
+                              '--width and --height, or leave --statistics out')
         engine = Engine(bundle, threads=threads)
         fit_pixels(engine, measure_classes(engine, dataset, root, statistics, report),
                    list(samples_of(dataset, root, split, limit)[1]),
@@ -170,6 +174,9 @@ def copy_calibration(source: str, target: str, dataset: str = 'camvid', root: st
     twin, bundle = Bundle.load(source), Bundle.load(target)
     if [(exit_.name, exit_.onboard) for exit_ in twin.exits] != [(exit_.name, exit_.onboard) for exit_ in bundle.exits]:
         raise BundleError(f'{source} and {target} have different exits: thresholds of one mean nothing to the other')
+    if 'pixels' in twin.document and bundle.split is not None and statistics is None and not bundle.class_means:
+        raise BundleError(f'{source} says when a pixel is settled: {target} then needs mean features of its own '
+                          'classes: give --statistics, the split that it was trained on')
     set_temperatures(bundle, [exit_.temperature for exit_ in twin.exits])
     for key in ('criteria', 'calibration', 'search', 'pixels', 'gain'):
         if key in twin.document:

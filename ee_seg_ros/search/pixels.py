@@ -48,7 +48,8 @@ def class_statistics(engine: Engine, samples: Iterable,
     """Statistics of the classes over (image, labels) of the training set; engine with part 'all'.
 
     Source: CBT (Gormez and Koyuncu, arXiv 2210.15621), whose p_(n,k) is the mean softmax of exit n over the training
-    pixels of class k; here on the grid of 8 pixels. A class without pixels has even probabilities, and middling means.
+    pixels of class k; here on the grid of 8 pixels, at the calibrated temperature. A class without pixels has even
+    probabilities, and middling means.
     """
     bundle, classes = engine.bundle, len(engine.bundle.classes)
     sums, counts = np.zeros((len(bundle.exits), classes, classes)), np.zeros(classes)

@@ -1,8 +1,10 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """Calibration: operating points are the cheapest points that keep the promise."""
+import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +90,22 @@ def test_curves_and_temperatures_are_measured_stored_and_copied(tmp_path, monkey
     for point_name in OPERATING_POINTS:
         assert Bundle.load(copied).thresholds('region', point_name) == bundle.thresholds('region', point_name)
     assert [exit_.temperature for exit_ in Bundle.load(copied).exits] == [exit_.temperature for exit_ in bundle.exits]
+
+
+def test_single_pixels_are_not_copied_without_mean_features_nor_measured_without_tiles(tmp_path):
+    pytest.importorskip('torch', reason='torch is not installed (make train-env)')
+    pytest.importorskip('torchmetrics', reason='torchmetrics is not installed (make train-env)')
+    for name, change in (('bare', lambda document: document['codec'].pop('class_means')),
+                         ('whole', lambda document: document.update(tile=None))):
+        folder, = _copies(tmp_path, name)
+        path = Path(folder) / 'bundle.json'
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_text(json.dumps(document))
+    with pytest.raises(BundleError, match='give --statistics, the split that it was trained on'):
+        copy_calibration('street', str(tmp_path / 'bare'))
+    with pytest.raises(BundleError, match='has no tiles, which single pixels need'):
+        calibrate(str(tmp_path / 'whole'), 'scenes', None, '5', limit=2, threads=1, statistics='6')
 
 
 def test_a_bundle_with_other_exits_is_refused(tmp_path):

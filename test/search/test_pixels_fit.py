@@ -9,7 +9,7 @@ import pytest
 from tiny import CHANNELS, CLASSES, EXITS, HEIGHT, LEVELS, WIDTH, mixed_image, tiny_bundle
 
 from ee_seg_ros.data import datasets
-from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle
+from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle, BundleError
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.frame import Placement
 from ee_seg_ros.search import calibration, gain
@@ -203,7 +203,9 @@ def test_calibration_with_statistics_adds_what_single_pixels_need(tmp_path, draw
     pytest.importorskip('torchmetrics', reason='torchmetrics is not installed (make train-env)')
     measured, fixed = (without_pixels(tmp_path / name, name == 'measured') for name in ('measured', 'fixed'))
     calibrate(measured, 'drawn', '.', '1', threads=1, statistics='2')
-    calibrate(fixed, 'drawn', '.', '1', 2, threads=1, statistics='2')    # it cannot run on tiles
+    with pytest.raises(BundleError, match='has no tiles, which single pixels need'):
+        calibrate(fixed, 'drawn', '.', '1', 2, threads=1, statistics='2')
+    calibrate(fixed, 'drawn', '.', '1', 2, threads=1)
     bundle = Bundle.load(fixed)
     assert not {'class_threshold', 'uniform'} & set(bundle.criteria) and not bundle.forwards_cells
     assert 'pixels' not in bundle.document and 'calibration' in bundle.document
