@@ -24,6 +24,7 @@ EXTRAS = {
         'ros-sensor-msgs>=5.3,<6',
         'ros-std-msgs>=5.3,<6',
         'ros-geometry-msgs>=5.3,<6',
+        'ros-nav-msgs>=5.3,<6',
         'ros-diagnostic-msgs>=5.3,<6',
         'ros-lifecycle-msgs>=2.0,<3',
     ],
@@ -72,6 +73,7 @@ setup(
         'console_scripts': [
             'onboard = ee_seg_ros.nodes.onboard:main',
             'offboard = ee_seg_ros.nodes.offboard:main',
+            'ground = ee_seg_ros.nodes.ground:main',
             'camera = ee_seg_ros.nodes.camera:main',
             'recorder = ee_seg_ros.nodes.recorder:main',
             'ee_seg = ee_seg_ros.cli:main',
