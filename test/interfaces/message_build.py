@@ -1,6 +1,6 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Build the message packages of this folder for Python, with the generators that pip's ROS 2 wheels bring along.
+"""Build the message packages beside this file for Python, with the generators that pip's ROS 2 wheels bring along.
 
 pip has no vision_msgs and no tf2_msgs. The few messages that the nodes use of them are here, in our own words: same
 names, same fields, hence the same types on the wire. `rclpy` depends on all of rosidl's generators for C and Python,
@@ -17,7 +17,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-SOURCES = Path(__file__).resolve().parent
+SOURCES = Path(__file__).resolve().parent / 'packages'
 PACKAGES = {'vision_msgs': ['std_msgs'], 'tf2_msgs': ['geometry_msgs', 'std_msgs']}    # with what they are made of
 LIBRARIES = ('rosidl_typesupport_c', 'rosidl_typesupport_fastrtps_c', 'rosidl_typesupport_fastrtps_cpp',
              'rosidl_runtime_c', 'rcutils', 'fastcdr')
