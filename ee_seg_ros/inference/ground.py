@@ -69,7 +69,7 @@ class GroundView:
         return len(self._seen) > 0
 
     def _cast(self):
-        """(float32 (H, W, 2): x, y where the ray of each pixel meets the ground; bool (H, W): that it does in reach)."""
+        """(float32 (H, W, 2): x, y where each pixel's ray meets the ground; bool (H, W): that it does in reach)."""
         width, height = self.size
         across = (np.arange(width) - self.centre[0]) / self.focal[0]
         down = (np.arange(height) - self.centre[1]) / self.focal[1]
@@ -101,8 +101,8 @@ class GroundView:
 
         grid: int8 (cells, cells) of FREE, OCCUPIED and UNKNOWN; row by row along y, columns along x. obstacles: float32
         (n, 2), x and y where the lowest obstacle pixel of each image column meets the ground: the nearest obstacle
-        stands there. Behind it the ground is unknown: what stands up hides it. free: float32 (m, 2), the
-        farthest drivable point before that of each image column.
+        stands there. Behind it the ground is unknown: what stands up hides it. free: float32 (m, 2), the farthest
+        drivable point before that of each image column.
         """
         grid = np.full(self.cells * self.cells, UNKNOWN, np.int8)
         if not self.sees_ground:

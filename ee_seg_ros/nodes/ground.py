@@ -36,7 +36,7 @@ class Waiting(Exception):
 
 
 class Ground(Node):
-    """Projects each mask as it comes, in the executor: with everything precomputed a frame takes a millisecond or two."""
+    """Projects each mask in the executor as it comes: with everything precomputed that takes a millisecond or two."""
 
     def __init__(self):
         super().__init__('ground')
@@ -58,7 +58,7 @@ class Ground(Node):
         if values['pose'] == 'tf':
             self._listen_to_tf()
         elif not values['camera_z'] > 0:
-            raise ParameterError("pose is 'parameters' and camera_z is 0: give the height of the camera above the ground")
+            raise ParameterError("pose is 'parameters' and camera_z is 0: give the camera's height above the ground")
         self._grid = self.create_publisher(OccupancyGrid, '~/grid', **overridable(LATCHED))
         self._obstacles = self.create_publisher(PointCloud2, '~/obstacles', **overridable(MASK))
         self._free = self.create_publisher(PointCloud2, '~/free', **overridable(MASK))

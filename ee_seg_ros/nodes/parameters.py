@@ -134,7 +134,7 @@ GROUND = (
     Parameter('drivable', 'strs', ['Road'], 'Names of the classes that the robot can drive on.', when=START),
     Parameter('ignored', 'strs', ['Sky'], 'Names of the classes that say nothing of the ground; every other one is an '
               'obstacle.', when=START),
-    Parameter('base_frame', 'str', 'base_footprint', "Frame of what is published; its plane z = 0 is the ground.",
+    Parameter('base_frame', 'str', 'base_footprint', 'Frame of what is published; its plane z = 0 is the ground.',
               when=START),
     Parameter('pose', 'str', 'tf', "Where the camera's pose comes from: /tf_static, from base_frame to the mask's "
               'frame_id; or the parameters camera_x to camera_yaw.', choices=('tf', 'parameters'), when=START),

@@ -49,7 +49,7 @@ def built_interfaces(pytestconfig, tmp_path_factory):
         of = [rclpy.__file__, sysconfig.get_config_var('EXT_SUFFIX'), Path(message_build.__file__).read_text()]
         of += [path.read_text() for path in sorted(message_build.SOURCES.rglob('*.msg'))]
         cache = getattr(pytestconfig, 'cache', None)    # there is none with -p no:cacheprovider
-        name = f"interfaces-{hashlib.sha256(repr(of).encode()).hexdigest()[:12]}"
+        name = f'interfaces-{hashlib.sha256(repr(of).encode()).hexdigest()[:12]}'
         folder = Path(cache.mkdir(name)) if cache else tmp_path_factory.mktemp(name)
         try:
             message_build.build(package, folder)

@@ -100,7 +100,8 @@ def calibration(stamp):
     return CameraInfo(header=header_of(stamp), width=480, height=360, distortion_model='plumb_bob',
                       d=[0.1, -0.2, 0.0, 0.0, 0.0], k=[400.0, 0.0, 240.0, 0.0, 420.0, 180.0, 0.0, 0.0, 1.0],
                       r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-                      p=[380.0, 0.0, 236.0, -40.0, 0.0, 390.0, 172.0, 0.0, 0.0, 0.0, 1.0, 0.0], binning_x=2, binning_y=2)
+                      p=[380.0, 0.0, 236.0, -40.0, 0.0, 390.0, 172.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+                      binning_x=2, binning_y=2)
 
 
 @pytest.mark.parametrize('size', [(0, 0), (60, 0), (96, 60)])

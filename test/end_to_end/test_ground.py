@@ -33,7 +33,8 @@ def street(*cars, width=WIDTH, height=HEIGHT):
 
 def calibration(stamp, scale=1, focal=100.0):
     return CameraInfo(header=header_of(stamp), width=WIDTH * scale, height=HEIGHT * scale,
-                      p=[focal * scale, 0.0, 50.0 * scale, 0.0, 0.0, focal * scale, 40.0 * scale, 0.0, 0.0, 0.0, 1.0, 0.0])
+                      p=[focal * scale, 0.0, 50.0 * scale, 0.0, 0.0, focal * scale, 40.0 * scale, 0.0,
+                         0.0, 0.0, 1.0, 0.0])
 
 
 def points(message):
@@ -68,7 +69,7 @@ class Robot(Peer):
         self.listen(OccupancyGrid, 'ground/grid', qos=LATCHED)
 
     def wait_for_ground(self):
-        self.wait(lambda: self.masks.get_subscription_count() and self.infos.get_subscription_count(), 'the node ground')
+        self.wait(lambda: self.masks.get_subscription_count() and self.infos.get_subscription_count(), 'the node')
 
     def show_mask(self, mask, info=calibration, frame_id='test_camera'):
         """Publish a calibration and a mask; the stamp."""
@@ -266,7 +267,8 @@ def test_masks_of_the_onboard_node_reach_the_ground(namespace, bundle, tmp_path)
             node.end()
             node.clean_up()
     names = [info.name for info in bundle.classes]
-    view = GroundView((100.0, 100.0), (60.0, 45.0), (120, 90), from_angles((0, 0, 1), 0, 0, 0) @ OPTICAL_IN_BODY, 8.0, 0.1)
+    pose = from_angles((0, 0, 1), 0, 0, 0) @ OPTICAL_IN_BODY
+    view = GroundView((100.0, 100.0), (60.0, 45.0), (120, 90), pose, 8.0, 0.1)
     expected, _, _ = view.project(mask, meanings(names, ['Road'], ['Sky']))
     np.testing.assert_array_equal(grid, expected)
     assert (grid == 0).sum() > 1000

@@ -3,7 +3,8 @@
 """The mask on the ground, against geometry computed by hand.
 
 The camera of most tests is 1 m above the ground and looks straight ahead, f = 100 px, centre (50, 40), 101x81 pixels:
-row 40 is the horizon, row 40 + k shows the ground 100 / k metres ahead, column 50 + j there is j / k metres to the right.
+row 40 is the horizon, row 40 + k shows the ground 100 / k metres ahead, column 50 + j there is j / k metres to the
+right.
 """
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_an_upside_down_camera_sees_the_same():
 
 
 def test_roll_leans_the_horizon():
-    """Leaning to the right by 0.1 rad: the ray of the middle row, j columns to the right, now falls by j / 100 sin(0.1)."""
+    """Leaning right by 0.1 rad, the ray of the middle row, j columns to the right, falls by sin(0.1) j / 100."""
     _, obstacles, _ = view(roll=0.1, reach=25).project(street((slice(0, 41), slice(100, 101))), TABLE)
     ahead = 1 / (0.5 * np.sin(0.1))
     np.testing.assert_allclose(obstacles, [[ahead, -ahead * 0.5 * np.cos(0.1)]], rtol=1e-5)

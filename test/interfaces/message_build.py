@@ -95,7 +95,7 @@ def main(package: str, out: str) -> None:
         except FileNotFoundError as error:
             sys.exit(f'{error.filename} is missing')
         except ModuleNotFoundError as error:
-            sys.exit(f'{error.name} is missing: pip\'s ROS 2 wheels have it')
+            sys.exit(f"{error.name} is missing: pip's ROS 2 wheels have it")
         try:
             os.rename(folder, Path(out) / package)
         except OSError:    # another run was faster
