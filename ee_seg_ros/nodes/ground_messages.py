@@ -26,7 +26,7 @@ def mask_pixels(message: Image) -> np.ndarray:
 
 
 def grid_message(header, grid: np.ndarray, resolution: float) -> OccupancyGrid:
-    """An OccupancyGrid around its frame's origin: int8 (rows along y, columns along x), cells of `resolution` metres."""
+    """An OccupancyGrid around its frame's origin: int8 (rows along y, columns along x), cells of `resolution` m."""
     message = OccupancyGrid(header=header)
     info, (height, width) = message.info, grid.shape
     info.map_load_time, info.resolution, info.width, info.height = header.stamp, resolution, width, height

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What others rely on, topic by topic: rviz, Nav2's semantic costmap layer, and whoever else subscribes.
 
-`test_pair.py` has what the masks show and that they are the right ones; `test_ground.py` the node `ground`.
+`test_pair.py` has what the masks show and that they are the right ones; `test_ground_node.py` the node `ground`.
 """
 import numpy as np
 import pytest
