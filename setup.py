@@ -30,7 +30,8 @@ EXTRAS = {
     ],
     # The command line with its tables, plots and contact sheet.
     'demo': ['matplotlib', 'pillow', 'rich', 'typer'],
-    'test': ARRAYS + ['cv-bridge', 'pytest>=7'],
+    # catkin-pkg: for rosidl's generators, which make the messages that pip lacks (test/interfaces).
+    'test': ARRAYS + ['catkin-pkg', 'cv-bridge', 'pytest>=7'],
     'train': ['lightning>=2.6', 'onnx', 'safetensors', 'torch', 'torchmetrics', 'torchvision'],
 }
 

@@ -31,43 +31,43 @@ def engine(bundle):
     return Engine(bundle, threads=1)
 
 
-@pytest.fixture(scope='session')
-def built_interfaces(pytestconfig, tmp_path_factory):
-    """PACKAGE -> folder to import it from, None where it is installed. Built once per environment, which takes 4 s.
+def build_messages(package, config, tmp_path_factory):
+    """(folder to import a message package from, or None where it is installed; why it cannot be had, or '')."""
+    if importlib.util.find_spec(package):    # a real one wins
+        return None, ''
+    if os.environ.get('ROS_DISTRO'):
+        return None, f"{package} is not installed: ros-{os.environ['ROS_DISTRO']}-{package.replace('_', '-')}"
+    import rclpy
+    of = [rclpy.__file__, sysconfig.get_config_var('EXT_SUFFIX'), Path(message_build.__file__).read_text()]
+    of += [path.read_text() for path in sorted(message_build.SOURCES.rglob('*.msg'))]
+    name = f'messages-{hashlib.sha256(repr(of).encode()).hexdigest()[:12]}'
+    cache = getattr(config, 'cache', None)    # there is none with -p no:cacheprovider
+    folder = Path(cache.mkdir(name)) if cache else tmp_path_factory.getbasetemp() / name
+    try:
+        message_build.build(package, folder)
+    except message_build.BuildError as error:
+        return None, str(error)
+    return folder, ''
 
-    Skips, with the reason, where a package is neither installed nor can be built.
-    """
-    folders = {}
-    for package in message_build.PACKAGES:
-        if importlib.util.find_spec(package):    # a real one wins
-            folders[package] = None
-            continue
-        if os.environ.get('ROS_DISTRO'):
-            pytest.skip(f"{package} is not installed: apt install ros-{os.environ['ROS_DISTRO']}-"
-                        + package.replace('_', '-'))
-        import rclpy
-        of = [rclpy.__file__, sysconfig.get_config_var('EXT_SUFFIX'), Path(message_build.__file__).read_text()]
-        of += [path.read_text() for path in sorted(message_build.SOURCES.rglob('*.msg'))]
-        cache = getattr(pytestconfig, 'cache', None)    # there is none with -p no:cacheprovider
-        name = f'interfaces-{hashlib.sha256(repr(of).encode()).hexdigest()[:12]}'
-        folder = Path(cache.mkdir(name)) if cache else tmp_path_factory.mktemp(name)
-        try:
-            message_build.build(package, folder)
-        except message_build.BuildError as error:
-            pytest.skip(str(error))
-        folders[package] = folder
-    return folders
+
+@pytest.fixture(scope='session')
+def built_messages(pytestconfig, tmp_path_factory):
+    """PACKAGE -> what `build_messages` says of it. Built once per environment, which takes 4 s."""
+    return {package: build_messages(package, pytestconfig, tmp_path_factory) for package in message_build.PACKAGES}
 
 
 @pytest.fixture(scope='module')
-def with_interfaces(built_interfaces):
-    """vision_msgs and tf2_msgs can be imported, here and in the processes that are started."""
-    folders = sorted({str(folder) for folder in built_interfaces.values() if folder})
+def need(built_messages):
+    """need(package) skips the test without vision_msgs or tf2_msgs; both can be imported, by the nodes as well."""
+    def need_one(package):
+        if built_messages[package][1]:
+            pytest.skip(built_messages[package][1])
+    folders = sorted({str(folder) for folder, _ in built_messages.values() if folder})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('PYTHONPATH', os.pathsep.join([*folders, *filter(None, [os.environ.get('PYTHONPATH')])]))
         for folder in folders:
             patch.syspath_prepend(folder)
-        yield
+        yield need_one
 
 
 @pytest.fixture(scope='module')

@@ -18,7 +18,7 @@ LATCHED = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE, durability
 
 
 @pytest.fixture(scope='module')
-def onboard(with_interfaces, start, peer):
+def onboard(need, start, peer):
     """The onboard node, all of the network in it, so that final masks differ from onboard ones."""
     process = start('onboard', criterion='never', finish='onboard', deadline_ms=50000)
     peer.listen_to_masks()
@@ -82,7 +82,8 @@ def test_what_the_costmap_layer_puts_together_fits_together(peer, bundle):
     assert pixels(peer.message('ee_seg/confidence', stamp)).max() > 128
 
 
-def test_a_late_joiner_gets_the_labels(peer, bundle):
+def test_a_late_joiner_gets_the_labels(peer, bundle, need):
+    need('vision_msgs')
     from vision_msgs.msg import LabelInfo
     peer.finals([peer.segment(scene(2, WIDTH, HEIGHT))])    # the node has long been at work
     subscription, = peer.listen(LabelInfo, 'ee_seg/label_info', qos=LATCHED)

@@ -191,8 +191,9 @@ def test_without_a_calibration_it_says_what_is_missing(start, peer, namespace, t
     assert status == 0 and 'Traceback' not in node.text, node.text
 
 
-def test_the_pose_comes_from_static_transforms(with_interfaces, namespace, tmp_path):
+def test_the_pose_comes_from_static_transforms(need, namespace, tmp_path):
     """base_footprint -> base_link (0.2 up) -> camera_link (0.5 ahead, 0.8 up) -> optical: 1 m above the ground."""
+    need('tf2_msgs')
     from geometry_msgs.msg import TransformStamped
     from tf2_msgs.msg import TFMessage
     node = NodeProcess(tmp_path / 'log', 'ground', f'{namespace}/tf')

@@ -3,8 +3,8 @@
 """Build the message packages beside this file for Python, with the generators that pip's ROS 2 wheels bring along.
 
 pip has no vision_msgs and no tf2_msgs. The few messages that the nodes use of them are here, in our own words: same
-names, same fields, hence the same types on the wire. `rclpy` depends on all of rosidl's generators for C and Python,
-and one call of the C compiler makes the rest: neither CMake nor a further wheel is needed.
+names, same fields, hence the same types on the wire. `rclpy` depends on all of rosidl's generators for C and Python
+(but for catkin_pkg), and one call of the C compiler makes the rest, without CMake.
 
 Each package becomes one folder with one extension module, which holds all that a distribution puts into five shared
 libraries; it works from wherever PYTHONPATH points.
@@ -93,9 +93,9 @@ def main(package: str, out: str) -> None:
             folder = _generate(package, Path(aside))
             _compile(package, folder)
         except FileNotFoundError as error:
-            sys.exit(f'{error.filename} is missing')
+            sys.exit(f'{error.filename} is missing')    # the C compiler
         except ModuleNotFoundError as error:
-            sys.exit(f"{error.name} is missing: pip's ROS 2 wheels have it")
+            sys.exit(f"the Python module {error.name} is missing (it comes with the extra 'test')")
         try:
             os.rename(folder, Path(out) / package)
         except OSError:    # another run was faster
