@@ -123,6 +123,18 @@ def image_message(header, pixels: np.ndarray, encoding: str) -> Image:
     return message
 
 
+def camera_info_message(header, width: int, height: int, calibration=None) -> CameraInfo:
+    """A CameraInfo of a `sources.Calibration`; without one zeros in K say that it is not calibrated."""
+    message = CameraInfo(header=header, width=width, height=height)
+    if calibration is not None:
+        focal, (x, y) = calibration.focal, calibration.centre
+        message.distortion_model, message.d = 'plumb_bob', [0.0] * 5
+        message.k = [focal, 0.0, x, 0.0, focal, y, 0.0, 0.0, 1.0]
+        message.r = np.eye(3).ravel()
+        message.p = [focal, 0.0, x, 0.0, 0.0, focal, y, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return message
+
+
 def scaled_camera_info(info: CameraInfo, header, width: int, height: int) -> CameraInfo:
     """The calibration of a camera for its images resized to width x height, with the given header.
 

@@ -9,6 +9,8 @@ right.
 import numpy as np
 import pytest
 
+from ee_seg_ros.data.scenes import StreetDrive
+from ee_seg_ros.data.sources import SceneSource
 from ee_seg_ros.inference.ground import FREE, OCCUPIED, UNKNOWN, GroundView, meanings
 from ee_seg_ros.inference.poses import OPTICAL_IN_BODY, from_angles
 
@@ -153,3 +155,22 @@ def test_meanings_of_the_classes():
 def test_wrong_class_names_are_refused_with_the_known_ones(drivable, ignored, says):
     with pytest.raises(ValueError, match=says):
         meanings(NAMES, drivable, ignored)
+
+
+@pytest.mark.parametrize('seed, side', [(7, 0), (8, 1), (9, 0), (9, 1), (11, 0)])
+def test_the_drawn_street_has_its_real_width(seed, side):
+    """Of streets that are drawn with a known camera, the edge of the road 12 m ahead, left (0) and right (1)."""
+    source, street_ = SceneSource(seed), StreetDrive(seed)
+    camera, focal = source.calibration, (source.calibration.focal,) * 2
+    table = meanings([f'class {number}' for number in range(11)], ['class 3'], ['class 0'])
+    whole = GroundView(focal, camera.centre, (480, 360), from_angles((0, 0, camera.height), 0, 0, 0) @ OPTICAL_IN_BODY,
+                       20.0, 0.1)
+    middles = (np.arange(whole.cells) + 0.5 - whole.cells / 2) * 0.1
+    widths = []
+    for index in range(0, 40, 8):
+        grid, _, _ = whole.project(source.frame(index).labels, table)
+        free = middles[grid[:, whole.cells // 2 + 120] == FREE]
+        widths.append(-free.min() if side else free.max())
+    # Of what stands on the road some hides the edge, nothing shows road beyond it.
+    expected = street_.edge[side] + (-street_.camera.x if side else street_.camera.x)
+    assert np.median(widths) == pytest.approx(expected, abs=0.3)
