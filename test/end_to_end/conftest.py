@@ -58,7 +58,7 @@ def built_messages(pytestconfig, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def need(built_messages):
-    """need(package) skips the test without vision_msgs or tf2_msgs; both can be imported, by the nodes as well."""
+    """Skip the test if a package cannot be had: need(package). Those that can are found, by the nodes as well."""
     def need_one(package):
         if built_messages[package][1]:
             pytest.skip(built_messages[package][1])
