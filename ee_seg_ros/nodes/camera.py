@@ -1,6 +1,9 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The node `camera`: publishes street scenes, a folder of images or a video as `image` and `camera_info`."""
+"""The node `camera`: publishes street scenes, a folder of images or a video as `image` and `camera_info`.
+
+And as `image/compressed` (JPEG) while somebody subscribes to that.
+"""
 import json
 import sys
 import threading
@@ -8,11 +11,12 @@ import time
 from pathlib import Path
 
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from ee_seg_ros.data.sources import open_source
-from ee_seg_ros.nodes.conversions import image_message, stamp_ns
+from ee_seg_ros.nodes.conversions import compressed_topic, image_message, jpeg_message, stamp_ns
+from ee_seg_ros.nodes.outputs import wanted
 from ee_seg_ros.nodes.parameters import CAMERA, ParameterError, declare
 from ee_seg_ros.nodes.qos import IMAGE, overridable
 from ee_seg_ros.nodes.running import run
@@ -20,6 +24,7 @@ from ee_seg_ros.nodes.running import run
 # A subscriber that this side knows of may need a moment longer to know this side; and shared memory that holds the last
 # image goes away with the process. Best effort has no sign for either.
 MATCH_S, LINGER_S = 0.3, 0.5
+JPEG_QUALITY = 95    # image_transport's default
 
 
 class Camera(Node):
@@ -50,6 +55,7 @@ class Camera(Node):
             except OSError as error:
                 raise ParameterError(f"log {values['log']} cannot be written: {error.strerror}") from None
         self._image = self.create_publisher(Image, 'image', **overridable(IMAGE))
+        self._compressed = self.create_publisher(CompressedImage, compressed_topic(self, 'image'), **overridable(IMAGE))
         self._info = self.create_publisher(CameraInfo, 'camera_info', **overridable(IMAGE))
         self._matched_at = None
         self._timer = self.create_timer(0.05, self._wait)
@@ -62,7 +68,8 @@ class Camera(Node):
 
     def _wait(self):
         now = time.monotonic()
-        if self._image.get_subscription_count() < self.values['wait_for']:
+        subscribers = self._image.get_subscription_count() + self._compressed.get_subscription_count()
+        if subscribers < self.values['wait_for']:
             self._matched_at = None
             return
         self._matched_at = self._matched_at or now
@@ -103,6 +110,8 @@ class Camera(Node):
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self.values['frame_id'])
         height, width = frame.image.shape[:2]
         self._image.publish(image_message(header, frame.image, 'rgb8'))
+        if wanted(self._compressed):
+            self._compressed.publish(jpeg_message(header, frame.image, JPEG_QUALITY))
         # Zeros in K mean that the camera is not calibrated.
         self._info.publish(CameraInfo(header=header, width=width, height=height))
         if self._log is not None:
