@@ -70,10 +70,10 @@ setup(
     zip_safe=False,
     entry_points={
         'console_scripts': [
-            'onboard = ee_seg_ros.nodes.onboard:main',
-            'offboard = ee_seg_ros.nodes.offboard:main',
-            'camera = ee_seg_ros.nodes.camera:main',
-            'recorder = ee_seg_ros.nodes.recorder:main',
+            'onboard = ee_seg_ros.nodes.__main__:onboard',
+            'offboard = ee_seg_ros.nodes.__main__:offboard',
+            'camera = ee_seg_ros.nodes.__main__:camera',
+            'recorder = ee_seg_ros.nodes.__main__:recorder',
             'ee_seg = ee_seg_ros.cli:main',
         ],
     },

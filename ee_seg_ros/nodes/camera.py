@@ -5,7 +5,6 @@
 And as `image/compressed` (JPEG) while somebody subscribes to that.
 """
 import json
-import sys
 import threading
 import time
 from pathlib import Path
@@ -124,7 +123,3 @@ class Camera(Node):
 def main(args=None) -> int:
     """Run the camera until its source is out; the exit status of the process."""
     return run(Camera, 'camera', args)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

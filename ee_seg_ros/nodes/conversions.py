@@ -62,8 +62,8 @@ def _check_file(message):
         raise ImageError('empty', f'an empty compressed image came (format {message.format!r}): check the camera '
                                   'driver')
     if not start.startswith((_JPEG, _PNG)):
-        raise ImageError('encoding', f'a compressed image of format {message.format!r} is neither JPEG nor PNG: publish '
-                                     'one of these, or raw images with image_transport:=raw')
+        raise ImageError('encoding', f'a compressed image of format {message.format!r} is neither JPEG nor PNG: '
+                                     'publish one of these, or take raw images with image_transport:=raw')
     # Without its end OpenCV decodes as much as there is, and makes the rest grey.
     if start.startswith(_JPEG) and bytes(message.data).rfind(_JPEG_END) < 0:
         raise ImageError('truncated', f'a JPEG image of {len(message.data)} bytes has no end: it was truncated')
@@ -72,8 +72,8 @@ def _check_file(message):
 def to_rgb(message) -> np.ndarray:
     """The pixels of an Image or a CompressedImage as uint8 (height, width, 3) RGB. Raises ImageError.
 
-    Images: rgb8, bgr8, rgba8, bgra8 and mono8 by own code, others through cv_bridge where it is installed. For rgb8 without
-    padding the array is a view of the message's data, not a copy.
+    Of Images rgb8, bgr8, rgba8, bgra8 and mono8 by own code, others through cv_bridge where it is installed. For rgb8
+    without padding the array is a view of the message's data, not a copy.
     """
     check_image(message)
     if isinstance(message, CompressedImage):

@@ -6,9 +6,9 @@ In the functions here `since` is what was counted in the last second, `total` wh
 """
 from ee_seg_ros.nodes.diagnostics import ERROR, OK, WARN, Finding
 
-DROPPED_WARN, DROPPED_ERROR = 0.05, 0.5    # shares of the images of the last second that were overwritten by newer ones
-LATE_WARN = 0.5                            # share of the refinements waited for in the last second that were not in time
-DEAD_TIMES = 5                             # a camera that is silent for so many times its time-out is an error
+DROPPED_WARN, DROPPED_ERROR = 0.05, 0.5    # shares of what came in the last second that was overwritten by newer ones
+LATE_WARN = 0.5     # share of the refinements awaited in the last second that were not in time
+DEAD_TIMES = 5      # a camera that is silent for so many times its time-out is an error
 
 
 def camera(topic: str, silent_s: float, timeout_s: float, total: dict, since: dict, seconds: float) -> Finding:

@@ -117,12 +117,18 @@ class SegmentationNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop working; frames that were taken still get their final masks."""
         self._active = False
-        self._running.close()
-        return TransitionCallbackReturn.SUCCESS
+        return self._undo('deactivated', self._running.close)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget the bundle."""
-        self.stop()
+        return self._undo('cleaned up', self.stop)
+
+    def _undo(self, what, undo):
+        try:
+            undo()
+        except Exception as error:
+            self._failure(what, error)
+            return TransitionCallbackReturn.ERROR    # on_error follows
         return TransitionCallbackReturn.SUCCESS
 
     def _failure(self, what, error):
@@ -132,11 +138,14 @@ class SegmentationNode(LifecycleNode):
         self.get_logger().error(self._fault)
         return TransitionCallbackReturn.FAILURE
 
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Something could not be put away: forget everything, so that the node can be configured again."""
+        return self._undo('stopped', self.stop)
+
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End from any state; the process ends as well."""
-        self.stop()
         self.done.set()
-        return TransitionCallbackReturn.SUCCESS
+        return self._undo('shut down', self.stop)
 
     # --- the process (see running.run) ---
 
@@ -151,7 +160,8 @@ class SegmentationNode(LifecycleNode):
 
     def stop(self) -> None:
         """Stop working and forget the bundle, in whatever state; can be called twice."""
-        self._active = False
-        self._running.close()
-        self.bundle = None
-        self._loaded.close()
+        self._active, self.bundle = False, None
+        try:
+            self._running.close()
+        finally:
+            self._loaded.close()

@@ -4,7 +4,6 @@
 
 Feature callback: parks the newest message per robot. Worker thread: serves the robots in turn.
 """
-import sys
 import time
 import uuid
 from dataclasses import dataclass
@@ -173,7 +172,3 @@ class Offboard(SegmentationNode):
 def main(args=None) -> int:
     """Run the offboard node until it is told to stop; the exit status of the process."""
     return run(Offboard, 'ee_seg_offboard', args)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -5,7 +5,6 @@
 Image callback: parks the newest image. Worker thread: infers, publishes the mask, forwards features if the frame did
 not settle. Executor: parameters, refined masks, diagnostics. Thread of `FinalMasks`: lets final masks leave in order.
 """
-import sys
 import time
 from dataclasses import dataclass
 
@@ -290,7 +289,3 @@ class Onboard(SegmentationNode):
 def main(args=None) -> int:
     """Run the onboard node until it is told to stop; the exit status of the process."""
     return run(Onboard, 'ee_seg', args)
-
-
-if __name__ == '__main__':
-    sys.exit(main())
