@@ -87,7 +87,8 @@ def test_what_cannot_be_configured_can_be_mended(managed, peer, node):
     assert peer.set(name, thresholds=[]) == [(True, '')]
     assert change(peer, name, CONFIGURE, ACTIVATE) == [True, True]
     assert state(peer, name) == ACTIVE
-    assert process.text.count("no bundle 'no_such_bundle'") == 2 and process.text.count('one per exit but the last') == 1
+    for hint, times in (("no bundle 'no_such_bundle'", 2), ('one per exit but the last', 1)):
+        assert process.text.count(hint) == times, process.text
     assert change(peer, name, CONFIGURE, CLEANUP) == [False, False]    # not from here
     assert change(peer, name, DEACTIVATE, CLEANUP) == [True, True]
     assert state(peer, name) == UNCONFIGURED
