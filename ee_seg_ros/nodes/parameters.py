@@ -97,7 +97,7 @@ ONBOARD = _MODEL + _JUDGING + (
               'of the image.', 0.0, 60000.0),
     Parameter('max_rate', 'float', 0.0, 'Most frames per second to work on; 0: as many as it can.', 0.0, 1000.0),
     Parameter('camera_timeout_ms', 'float', 1500.0, 'After so long without an image, in ms, /diagnostics warns of a '
-              'dead camera.', 50.0, 600000.0),
+              'dead camera; more than two periods of a slow one.', 50.0, 600000.0),
     Parameter('output_width', 'int', 0, "Width of all masks in pixels; 0: the image's own, or what keeps its shape "
               'if only the height is given.', 0, 8192),
     Parameter('output_height', 'int', 0, "Height of all masks in pixels; 0: the image's own, or what keeps its shape "
