@@ -172,6 +172,11 @@ def _savings_rows(savings, kind, scale, digits):
     return rows
 
 
+def distorted(summary: dict) -> str:
+    """What a demo's title says of the distortion: ', noise:20', or nothing."""
+    return f", {summary['distort']}" if summary.get('distort') else ''
+
+
 def demo_table(summary: dict):
     """The table of a demo's `summary.json`; what was not measured has no row."""
     def times(key):
@@ -185,6 +190,7 @@ def demo_table(summary: dict):
              for name, share in zip(summary.get('exit_names', []), summary.get('exit_shares', []))]
     if 'forwarded_share' in summary:
         rows.append(('forwarded', f"{summary['forwarded_share']:.3f}"))
+    rows += [(f"expert {name or 'none'}", f'{share:.3f}') for name, share in summary.get('experts', {}).items()]
     rows += [('image to mask, p50 / p95', times('mask_ms')), ('image to refined mask, p50 / p95', times('refined_ms'))]
     if 'bytes_per_forwarded_frame' in summary:
         rows.append(('features per forwarded frame', f"{summary['bytes_per_forwarded_frame']:.0f} bytes"))
@@ -194,5 +200,5 @@ def demo_table(summary: dict):
     names = {'mask': 'onboard masks', 'refined': 'refined masks', 'final': 'final masks'}
     rows += [(f'mIoU of {names[kind]}', f'{points(value)} %') for kind, value in summary.get('miou', {}).items()]
     return table(f"{summary['bundle']}, {summary['criterion']} {summary['operating_point']}, "
-                 f"{'/'.join(Path(summary['source']).parts[-2:])}",
+                 f"{'/'.join(Path(summary['source']).parts[-2:])}{distorted(summary)}",
                  ['', 'measured'], [row for row in rows if row[1] is not None])

@@ -389,15 +389,24 @@ class Bundle:
 
     def graph_bytes(self, graph: str) -> bytes:
         """The ONNX file of a graph; raises BundleError if it is missing or not the one that bundle.json describes."""
-        path = self.path / self.graphs[graph]['file']
+        return self.file_bytes(self.graphs[graph]['file'], self.graphs[graph]['sha256'])
+
+    def file_bytes(self, file: str, sha256: str) -> bytes:
+        """A file of the bundle; raises BundleError if it is missing or not the one with this SHA-256."""
+        path = self.path / file
         try:
             content = path.read_bytes()
         except OSError as error:
             raise BundleError(f'{path} cannot be read ({error.strerror}): copy the bundle again') from None
-        if hashlib.sha256(content).hexdigest() != self.graphs[graph]['sha256']:
+        if hashlib.sha256(content).hexdigest() != sha256:
             raise BundleError(f'{path} is damaged or belongs to another bundle (its SHA-256 differs from the one in '
                               'bundle.json): copy the bundle again')
         return content
+
+    @property
+    def detector(self) -> Optional[dict]:
+        """What bundle.json says of the detector of distortions, see `inference.detector`; None: there is none."""
+        return self.document.get('detector')
 
     def thresholds(self, criterion: str, operating_point: str, expert: str = '') -> tuple:
         """Thresholds of an operating point, one per judged exit. Raises BundleError that lists what exists.

@@ -7,6 +7,7 @@
 from dataclasses import dataclass
 from typing import Any, Sequence
 
+from ee_seg_ros.data.distortions import DISTORTIONS
 from ee_seg_ros.inference.bundle import OPERATING_POINTS, SEARCHED, Bundle
 from ee_seg_ros.inference.criteria import CRITERIA
 
@@ -111,7 +112,9 @@ CAMERA = (
     Parameter('frames', 'int', 0, 'Images to publish before it exits; 0: the whole source, or endless.', 0, 2 ** 31 - 1,
               when=START),
     Parameter('loop', 'bool', False, 'Begin again when the source is at its end.', when=START),
-    Parameter('seed', 'int', 0, 'Seed of the street scenes.', 0, 2 ** 31 - 1, when=START),
+    Parameter('seed', 'int', 0, 'Seed of the street scenes, and of distortions.', 0, 2 ** 31 - 1, when=START),
+    Parameter('distort', 'str', '', 'Distortion of the images as NAME:LEVEL, for example noise:20 (names: '
+              f"{', '.join(DISTORTIONS)}); empty: none.", when=START),
     Parameter('frame_id', 'str', 'camera', 'frame_id of the images.', when=START),
     Parameter('wait_for', 'int', 1, 'Subscribers of the image to wait for before the first one leaves.', 0, 100,
               when=START),
