@@ -272,9 +272,9 @@ class Engine:
                limits: Optional[Sequence[float]] = None, expert: str = '') -> Result:
         """Finish the inference from features (as `encode` made them): stops at an exit behind the split that settles.
 
-        criterion, thresholds, limits, expert: as of `segment`; the same serve both sides. onboard: what came with the features;
-        with it, the first exit here is compared with the last one onboard, and cells that were not sent have the
-        robot's classes in all outputs.
+        criterion, thresholds, limits, expert: as of `segment`; the same serve both sides. onboard: what came with the
+        features; with it, the first exit here is compared with the last one onboard, and cells that were not sent have
+        the robot's classes in all outputs.
         """
         began, bundle = time.perf_counter(), self.bundle
         result = Result(placement)

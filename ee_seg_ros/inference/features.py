@@ -67,7 +67,7 @@ def pack(bundle: Bundle, tensors: dict, placement: Placement, output_size: tuple
     """Pack feature tensors (uint8, as `Engine.encode` gives them) for the wire.
 
     placement: of the image in the network input. output_size: (width, height) that the refined mask shall have.
-    onboard: `Engine.onboard_map`; of cells that it does not send only the classes travel. expert: whose heads were used.
+    onboard: `Engine.onboard_map`; of cells that it does not send only the classes travel. expert: whose heads ran.
     """
     sent = {name: tensors[name] for name in bundle.feature_tensors}
     if onboard.sent is not None:

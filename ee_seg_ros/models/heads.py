@@ -96,9 +96,9 @@ class ContextHead(nn.Module):
     """A light exit head of ours: reduce, look around at several dilation rates (depthwise), mix, classify.
 
     With `skip` channels it also takes finer features (stride 8), at which it then classifies: thin things are lost at
-    stride 16. adapt: how many `Adapter`s its features, and the finer ones, pass first. Input (N, inputs, h, w) and, with
-    a skip, (N, skip, m h, m w); output (N, classes, ..) at the finer of the two, at stride 8 where `stride` is finer
-    still.
+    stride 16. adapt: how many `Adapter`s its features, and the finer ones, pass first. Input (N, inputs, h, w) and,
+    with a skip, (N, skip, m h, m w); output (N, classes, ..) at the finer of the two, at stride 8 where `stride` is
+    finer still.
     """
 
     def __init__(self, inputs: int, classes: int, stride: int = 16, width: int = 64, rates: tuple = (1, 4, 8),

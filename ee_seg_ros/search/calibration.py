@@ -172,7 +172,7 @@ def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, lim
         'full_miou': full, 'full_macs': exit_costs(bundle)[-1],
         'exits': [{'name': exit_.name, 'miou': miou} for exit_, miou in zip(bundle.exits, mious)],
         'ece_before': found['ece_before'], 'ece_after': found['ece_after']}
-    from ee_seg_ros.search.experts import calibrate_experts    # which is made of what is here
+    from ee_seg_ros.search.experts import calibrate_experts  # which is made of what is here
     calibrate_experts(bundle, list(samples_of(dataset, root, split, limit)[1]), threads, report)
     write_document(bundle)
 

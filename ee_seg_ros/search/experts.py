@@ -3,8 +3,6 @@
 """Temperatures, curves and operating points of a bundle's experts, measured on distorted images."""
 from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
-
 from ee_seg_ros.data.distortions import DISTORTIONS, distort
 from ee_seg_ros.evaluation.evaluate import Observations, cascade, observe
 from ee_seg_ros.evaluation.metrics import mean_iou
@@ -31,7 +29,7 @@ def broken_share(bundle: Bundle, observed: Observations, criterion: str, thresho
 
 
 def expert_points(bundle: Bundle, criterion: str, points: list, observed: Observations, before: Observations) -> dict:
-    """An expert's operating points of a criterion, each with the promise that the exits' own heads make on clean images.
+    """An expert's operating points of a criterion, each with the promise that the exits' own heads make when clean.
 
     Of `points` (`calibration.levels`) that lose no more than is allowed against the whole network and settle at least
     as many of these images onboard as the exits' own heads do (`before`), the one that breaks the fewest promises;

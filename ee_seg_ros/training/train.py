@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveragi
 from lightning.pytorch.loggers import CSVLogger
 
 from ee_seg_ros.data.datasets import Scenes, open_dataset
+from ee_seg_ros.models.experts import add_experts
 from ee_seg_ros.models.multi_exit import (
     FINAL,
     MultiExitNet,
@@ -22,7 +23,6 @@ from ee_seg_ros.models.multi_exit import (
     save_network,
     select_exits,
 )
-from ee_seg_ros.models.experts import add_experts
 from ee_seg_ros.models.splits import add_splits
 from ee_seg_ros.training.batches import Batches
 from ee_seg_ros.training.curves import plot_curves
@@ -206,7 +206,8 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
         balance = class_weights(recipe.pixel_shares, recipe.class_weight_power, recipe.class_weight_max)
         offsets = recipe.class_weight_undone * balance.log()
     torch.manual_seed(recipe.seed)
-    module = {'heads': _heads, 'tail': _tail, 'experts': _experts}.get(recipe.stage, _end_to_end)(recipe, weights, balance, offsets)
+    make = {'heads': _heads, 'tail': _tail, 'experts': _experts}.get(recipe.stage, _end_to_end)
+    module = make(recipe, weights, balance, offsets)
     data = _Data(dataset, recipe)
     if recipe.splits:
         module.start_splits(next(iter(data.batches()))[0], recipe.splits)
