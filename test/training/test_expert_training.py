@@ -78,7 +78,7 @@ class Grey:
         return 1
 
     def __getitem__(self, index):
-        return np.full((64, 96, 3), 127, np.uint8)    # as the padding, np.zeros((64, 96), np.uint8)
+        return np.full((64, 96, 3), 127, np.uint8), np.zeros((64, 96), np.uint8)    # as the padding
 
 
 def test_samples_take_turns_at_the_families_and_some_stay_clean(monkeypatch):
