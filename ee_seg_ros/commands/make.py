@@ -22,6 +22,8 @@ def train(recipe: Path = typer.Argument(help='Recipe (YAML); see config/recipes.
                                              'checkpoint that lies there is resumed.'),
           weights: str = typer.Option(None, help="Weights of the backbone (a file, or an entry of torchvision's "
                                                  'enums), weights.pt of an earlier run, or a bundle.'),
+          experts: str = typer.Option(None, help='Of stage `experts`: weights.pt, or a bundle, with whose experts to '
+                                                 "begin (those of a twin, say). Default: with the exits' own heads."),
           threads: int = typer.Option(2, help='Threads of torch.'),
           devices: str = typer.Option('auto', help='How many GPUs (or processes on a CPU) train together.'),
           nodes: int = typer.Option(1, help='How many machines train together.')):
@@ -44,7 +46,7 @@ def train(recipe: Path = typer.Argument(help='Recipe (YAML); see config/recipes.
             print(f'ablations.json is in {out}')
             return
         path = job(recipe, str(root) if root else None, make_folder(out), weights, threads,
-                   lambda line: print(line, flush=True), devices, nodes)
+                   lambda line: print(line, flush=True), devices, nodes, experts)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     print(f'wrote {path}')

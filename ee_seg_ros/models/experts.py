@@ -16,11 +16,13 @@ def head_of(spec: dict, exit_name: str) -> dict:
     return heads[exit_name]
 
 
-def add_experts(net: MultiExitNet, families: list, exits: list, **knobs) -> MultiExitNet:
+def add_experts(net: MultiExitNet, families: list, exits: list, start: MultiExitNet | None = None,
+                **knobs) -> MultiExitNet:
     """`net` with expert heads of each family at each of `exits`, which begin as copies of the exits' own heads.
 
     knobs: replace those of the heads' descriptions (`adapt`, say); what the exit's own head does not have begins at
-    random, or such that it changes nothing. Experts that are there already stay as they are. Raises ValueError.
+    random, or such that it changes nothing. start: a network, a twin say, whose experts they begin as instead, where it
+    has them. Experts that are there already stay as they are. Raises ValueError.
     """
     spec = copy.deepcopy(net.spec)
     experts = spec.setdefault('experts', {})
@@ -32,6 +34,12 @@ def add_experts(net: MultiExitNet, families: list, exits: list, **knobs) -> Mult
     for family, name in fresh:
         own = net.final if name == FINAL else net.exits[name]
         grown.experts[family][name].load_state_dict(own.state_dict(), strict=False)
+        if start is not None and name in start.spec.get('experts', {}).get(family, {}):
+            try:
+                grown.experts[family][name].load_state_dict(start.experts[family][name].state_dict())
+            except RuntimeError as error:
+                raise ValueError(f'the expert {family} of {name} to begin with is another head than the one that is '
+                                 f'wanted: {str(error)[:200]}') from None
     return grown.eval()
 
 

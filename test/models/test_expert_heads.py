@@ -79,6 +79,13 @@ def test_experts_begin_as_the_exits_own_heads_also_behind_an_adapter(plain):
     for name, logits in found.items():
         torch.testing.assert_close(logits, own[name.split('_')[0]])
     torch.testing.assert_close(grown(IMAGE), own)
+    twin = stirred(grown, 5)
+    begun = add_experts(plain, ['blur', 'weather'], ['exit1'], twin, adapt=2)
+    found = expert_logits(begun, IMAGE)
+    torch.testing.assert_close(found['exit1_blur'], expert_logits(twin, IMAGE)['exit1_blur'])
+    torch.testing.assert_close(found['exit1_weather'], own['exit1'])
+    with pytest.raises(ValueError, match='another head than the one that is wanted'):
+        add_experts(plain, ['blur'], ['exit1'], twin)
 
 
 @pytest.mark.parametrize('experts', [{'blur': {'exit9': CONTEXT}}, {'auto': {'exit1': CONTEXT}}])

@@ -41,6 +41,13 @@ def test_nothing_but_the_experts_changes(weights, tmp_path):
     torch.testing.assert_close({key: after[key] for key in before}, before, rtol=0, atol=0)
     for head in ('noise.u4', 'noise.u6', 'blur.u4', 'blur.u6'):
         assert any(not torch.equal(after[key], grown[key]) for key in grown if key.startswith(f'experts.{head}.'))
+    begun = train(make_recipe({**RECIPE, 'head_lr': 0.0, 'experts': ['noise']}, 'recipe'), None, tmp_path / 'begun',
+                  weights, 1, lambda line: None, experts=path)
+    for name, parameter in load_network(path).experts['noise'].named_parameters():    # batch norms have seen new images
+        torch.testing.assert_close(load_network(begun).experts['noise'].get_parameter(name), parameter)
+    with pytest.raises(ValueError, match='for stage experts, not heads'):
+        train(make_recipe({'stage': 'heads', 'split': '0', 'dataset': 'scenes', 'phases': PHASES}, 'recipe'), None,
+              tmp_path / 'other', weights, 1, lambda line: None, experts=path)
     # Those of another family are added; the ones that are there stay.
     more = train(make_recipe({**RECIPE, 'experts': ['weather'], 'expert_exits': ['u10']}, 'recipe'), None,
                  tmp_path / 'more', path, 1, lambda line: None)
