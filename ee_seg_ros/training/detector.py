@@ -94,9 +94,14 @@ def varied(image: np.ndarray, scales: tuple, rng: np.random.Generator) -> np.nda
     elif rng.random() < 0.2:    # a camera that sharpens
         image = cv2.addWeighted(image, 1 + (share := rng.uniform(0.1, 0.6)), cv2.GaussianBlur(image, (0, 0), 1), -share,
                                 0)
-    levels = (np.arange(256, dtype=np.float32) / 255) ** math.exp(rng.uniform(-0.6, 0.6)) * rng.uniform(0.55, 1.1)
-    gains = np.exp(rng.uniform(-0.1, 0.1, 3)).astype(np.float32)
-    image = cv2.LUT(image, np.clip(levels[:, None] * gains * 255, 0, 255).astype(np.uint8)[None])
+    # Light, contrast (a lens that flares lifts the dark) and the colours of the light.
+    lift = rng.uniform(0, 0.12) * (rng.random() < 0.5)
+    levels = (np.arange(256, dtype=np.float32) / 255) ** math.exp(rng.uniform(-0.6, 0.6)) * rng.uniform(0.55, 1.15)
+    gains = np.exp(rng.uniform(-0.12, 0.12, 3)).astype(np.float32)
+    image = cv2.LUT(image, np.clip((lift + (1 - lift) * levels)[:, None] * gains * 255, 0, 255).astype(np.uint8)[None])
+    if rng.random() < 0.7:    # an overcast day, or a camera that likes colours
+        colours, grey = rng.uniform(0.2, 1.4), cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        image = cv2.addWeighted(image, colours, grey, 1 - colours, 0)
     if rng.random() < 0.5:    # every sensor has some noise
         image = distort(image, 'noise', rng.uniform(0.3, 1.8), int(rng.integers(1 << 31)))
     return _recompressed(image, rng.uniform(50, 98)) if rng.random() < 0.5 else np.ascontiguousarray(image)
@@ -131,9 +136,13 @@ def gather(recipe: DetectorRecipe, root: str | None, report: Callable[[int, int]
     """
     pictures, rows, families, levels = _Pictures(recipe, root), [], [], []
     for index in range(recipe.samples):
-        rng = np.random.default_rng((recipe.seed, index))
-        image = varied(pictures.draw(rng), recipe.scales, rng)
-        family = index % len(FAMILIES)
+        # The same picture with each family in turn: what differs is the distortion, not the street.
+        group, family = divmod(index, len(FAMILIES))
+        rng = np.random.default_rng((recipe.seed, group))
+        if family == 0:
+            picture = pictures.draw(rng)
+        rng = np.random.default_rng((recipe.seed, group, family))
+        image = varied(picture, recipe.scales, rng)
         name, level = random_distortion(rng, FAMILIES[family])
         image = distort(image, name, level, int(rng.integers(1 << 31)))
         if family and rng.random() < 0.25:
