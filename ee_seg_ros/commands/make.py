@@ -111,6 +111,9 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
            statistics: str = typer.Option(None, help='The split that the weights were trained on: class thresholds and '
                                                      'mean features come from it. Without it the bundle stops whole '
                                                      'frames only, and forwards them whole.'),
+           experts: Path = typer.Option(None, help='Take the expert heads of this network: weights.pt of a training of '
+                                                   'stage `experts` on the same onboard part, or a bundle. Default: '
+                                                   'those that the weights have.'),
            int8: Path = typer.Option(None, help='Also write the bundle in int8 into this folder, its ranges from 32 '
                                                 'images of --calibration.'),
            calibration: str = typer.Option('train', help='Split whose images set the ranges of int8; of a twin, the '
@@ -121,9 +124,10 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
     """Export trained weights to a bundle, with thresholds measured on a split or taken from a twin."""
     if split and thresholds_of:
         raise ValueError(THRESHOLDS)
-    shared.must_exist(weights, provenance, exits_of)
+    shared.must_exist(weights, provenance, exits_of, experts)
     card = shared.read_card(provenance)
     try:
+        from ee_seg_ros.models.experts import with_experts
         from ee_seg_ros.models.export import ExportError
         from ee_seg_ros.models.export import export as job
         from ee_seg_ros.models.multi_exit import load_network
@@ -135,6 +139,8 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
     net, chosen = load_network(weights), _read_chosen(exits_of) if exits_of else None
     if chosen:
         net = chosen_exits(net, chosen)
+    if experts:
+        net = with_experts(net, load_network(experts))
     if len(net.exit_names) > 1 and not (split or thresholds_of):
         raise ValueError(THRESHOLDS)
     reader = FOLDERS[dataset] if dataset in FOLDERS else open_dataset(dataset, root, split or '0')

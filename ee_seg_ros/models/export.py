@@ -62,9 +62,12 @@ def _folded(module):
 
 
 def parts(net: MultiExitNet) -> list:
-    """The parts of a network as they are exported, in eval mode: features are uint8 between `encode` and `decode`."""
+    """The parts of a network as they are exported, in eval mode, its experts behind all others.
+
+    Features are uint8 between `encode` and `decode`.
+    """
     wrappers = {'encode': _ToLevels, 'decode': _FromLevels}
-    pieces = net.eval().parts
+    pieces = [*net.eval().parts, *net.expert_parts]
     return [replace(part, module=_folded(wrappers[part.kind](part.module) if part.kind in wrappers else part.module))
             for part in pieces]
 
@@ -96,7 +99,7 @@ def _tiling(pieces, tensors):
     tile, and all dimensions are fixed.
     """
     first, *rest = pieces
-    able = [part for part in rest if part.kind == 'stage' or (part.kind == 'exit' and part.inputs[0] not in
+    able = [part for part in rest if part.kind == 'stage' or (part.kind in ('exit', 'expert') and part.inputs[0] not in
                                                               first.outputs)]
     sizes = {name: tuple(tensors[name].shape[-2:]) for part in able for name in (*part.inputs, *part.outputs)}
     cells = min(sizes.values(), default=(1, 1))
@@ -146,6 +149,12 @@ def _exits(pieces):
     return exits
 
 
+def _experts(net, criteria):
+    """The experts of bundle.json, by family; criteria: of its exits, which stand there until others are measured."""
+    return {family: {'exits': {name: {'graph': f'{name}_{family}', 'temperature': 1.0} for name in heads},
+                     'criteria': copy.deepcopy(criteria)} for family, heads in net.experts.items()}
+
+
 def _remove_previous(out):
     """Remove the bundle that lies in a folder, and nothing else: its graphs may have other names than the new ones."""
     document = out / 'bundle.json'
@@ -190,6 +199,8 @@ def export(net: MultiExitNet, out: str | Path, name: str, provenance: dict, clas
         after = next(part.name for part in stages if part.outputs[-1] == f'unit{net.split_unit}')
         split = {'after': after, 'encode': 'encode', 'decode': 'decode'}
     exits = _exits(pieces)
+    criteria = {rule.name: rule.entry(len(exits) - 1) for rule in CRITERIA.values()
+                if rule.score and not rule.needs and len(exits) > 1}
     document = {
         'format': 1, 'name': name, 'classes': classes,
         'input': {'width': width, 'height': height, 'scale': list(scaling['scale']),
@@ -198,10 +209,10 @@ def export(net: MultiExitNet, out: str | Path, name: str, provenance: dict, clas
                     for key, tensor in tensors.items()},
         'graphs': graphs, 'stages': [part.name for part in stages], 'exits': exits, 'split': split, 'tile': tile,
         'codec': {'name': 'zstd', 'levels': net.bottleneck.levels if split else 2},
-        'criteria': {rule.name: rule.entry(len(exits) - 1) for rule in CRITERIA.values()
-                     if rule.score and not rule.needs and len(exits) > 1},
-        'provenance': provenance, 'network': net.spec,
+        'criteria': criteria, 'provenance': provenance, 'network': net.spec,
     }
+    if net.experts:
+        document['experts'] = _experts(net, criteria)
     if with_weights:
         save_file({key: value.contiguous() for key, value in net.state_dict().items()},
                   str(out / 'weights.safetensors'))

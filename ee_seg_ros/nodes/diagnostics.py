@@ -8,6 +8,7 @@ from collections import Counter, deque
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+NO_EXPERT = 'none'    # of frames that the exits' own heads judged
 
 
 def text_of(value) -> str:
@@ -63,11 +64,11 @@ class Tally:
             return self._before, since, seconds
 
 
-def exit_shares(total: dict) -> dict:
-    """`exit_share.NAME` of every exit at which frames ended, from counts named `exit.NAME`."""
-    taken = {name: number for name, number in sorted(total.items()) if name.startswith('exit.')}
+def shares(total: dict, what: str) -> dict:
+    """`WHAT_share.NAME` of all that was counted as `WHAT.NAME`: exits at which frames ended, say."""
+    taken = {name: number for name, number in sorted(total.items()) if name.startswith(f'{what}.')}
     frames = sum(taken.values())
-    return {name.replace('exit.', 'exit_share.', 1): number / frames for name, number in taken.items()}
+    return {name.replace('.', '_share.', 1): number / frames for name, number in taken.items()}
 
 
 class Reporter:

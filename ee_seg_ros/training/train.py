@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveragi
 from lightning.pytorch.loggers import CSVLogger
 
 from ee_seg_ros.data.datasets import Scenes, open_dataset
+from ee_seg_ros.models.experts import add_experts
 from ee_seg_ros.models.multi_exit import (
     FINAL,
     MultiExitNet,
@@ -25,6 +26,7 @@ from ee_seg_ros.models.multi_exit import (
 from ee_seg_ros.models.splits import add_splits
 from ee_seg_ros.training.batches import Batches
 from ee_seg_ros.training.curves import plot_curves
+from ee_seg_ros.training.experts import Experts
 from ee_seg_ros.training.losses import class_weights, shift_classifiers
 from ee_seg_ros.training.recipe import Recipe, read_recipe
 from ee_seg_ros.training.stages import EndToEnd, Heads, Tail
@@ -41,7 +43,7 @@ class _Data(LightningDataModule):
         """`Batches` of the recipe; place: step to start at, rank and world."""
         recipe = self.recipe
         return Batches(self.dataset, recipe.phases, recipe.batch_size, recipe.scene_share, tuple(recipe.rare_classes),
-                       recipe.seed, *place)
+                       recipe.seed, *place, families=tuple(recipe.experts), clean_share=recipe.clean_share)
 
     def train_dataloader(self):
         recipe, trainer = self.recipe, self.trainer
@@ -138,6 +140,14 @@ def _heads(recipe, weights, balance, offsets):
     return Heads(net, recipe, balance, shares)
 
 
+def _experts(recipe, weights, balance, offsets):
+    """The earlier stage's network with expert heads; those of other families that it has stay."""
+    net = _earlier(recipe, weights, offsets)
+    exits = recipe.expert_exits or [exit_['name'] for exit_ in net.spec['exits']
+                                    if net.split_unit is None or exit_['unit'] <= net.split_unit]
+    return Experts(add_experts(net, recipe.experts, exits, **recipe.expert_head), recipe, balance, exits)
+
+
 def _end_to_end(recipe, weights, balance, offsets):
     """Stage 1: the recipe's network, from weights of the backbone or from an earlier run's, which may lack exits."""
     if not is_trained(weights):
@@ -180,7 +190,7 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
     """Train as a recipe says; returns the path of the network with averaged weights, `OUT/weights.pt`.
 
     recipe_path: of a YAML file, or a recipe. root: folder of the data set. weights: of the backbone (`read_weights`),
-    or a weights.pt of an earlier run or a bundle's folder, which stages `heads` and `tail` need. An
+    or a weights.pt of an earlier run or a bundle's folder, which all stages but the first need. An
     `OUT/checkpoint.ckpt` is resumed: the result is that of a run without a break. threads: of torch. devices, nodes:
     of Lightning, with DDP where they are several.
     report: called with one line of progress now and then. Also writes OUT/logs/*/metrics.csv, one each time that it is
@@ -196,7 +206,8 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
         balance = class_weights(recipe.pixel_shares, recipe.class_weight_power, recipe.class_weight_max)
         offsets = recipe.class_weight_undone * balance.log()
     torch.manual_seed(recipe.seed)
-    module = {'heads': _heads, 'tail': _tail}.get(recipe.stage, _end_to_end)(recipe, weights, balance, offsets)
+    make = {'heads': _heads, 'tail': _tail, 'experts': _experts}.get(recipe.stage, _end_to_end)
+    module = make(recipe, weights, balance, offsets)
     data = _Data(dataset, recipe)
     if recipe.splits:
         module.start_splits(next(iter(data.batches()))[0], recipe.splits)
