@@ -34,14 +34,16 @@ SMALLEST = 64    # pixels that a cut of an image has a side
 class DetectorRecipe:
     """What a recipe of stage `detector` says.
 
-    split: of the data set; not of what figures are reported on. samples: varied images, a quarter of each family.
-    scene_share: of drawn scenes. scales: smallest and largest zoom of a varied image. width, height: of the network
-    input that larger images are shrunk to, see `inference.detector.features`. hidden: width of the two hidden layers.
-    steps: of AdamW, each over batch_size samples. drop: dropout. jitter: noise added to the normalised features.
+    split: of the data set; not of what figures are reported on. provenance: at least `data` and `licence`. samples:
+    varied images, a quarter of each family. scene_share: of drawn scenes. scales: smallest and largest zoom of a varied
+    image. width, height: of the network input that larger images are shrunk to, see `inference.detector.features`.
+    hidden: width of the two hidden layers. steps: of AdamW, each over batch_size samples. drop: dropout. jitter: noise
+    added to the normalised features.
     """
 
     stage: str
     split: str
+    provenance: dict
     dataset: str = 'camvid'
     seed: int = 1
     samples: int = 8000
@@ -61,11 +63,13 @@ class DetectorRecipe:
 def read_detector_recipe(path: str | Path) -> DetectorRecipe:
     """The recipe of a YAML file. Raises FileNotFoundError or ValueError that says what is wrong."""
     content, known = read_yaml(path), {entry.name for entry in fields(DetectorRecipe)}
-    unknown, missing = sorted(set(content) - known), sorted({'stage', 'split'} - set(content))
+    unknown, missing = sorted(set(content) - known), sorted({'stage', 'split', 'provenance'} - set(content))
     if unknown or missing:
         raise ValueError(f"{path}: unknown keys {', '.join(unknown) or 'none'}, missing keys "
                          f"{', '.join(missing) or 'none'} (known: {', '.join(sorted(known))})")
     recipe = DetectorRecipe(**content)
+    if not isinstance(recipe.provenance, dict) or not {'data', 'licence'} <= set(recipe.provenance):
+        raise ValueError(f'{path}: provenance must state at least `data` (what it is trained on) and `licence`')
     if recipe.stage != STAGE or recipe.samples < len(FAMILIES) or recipe.steps < 1 or len(recipe.scales) != 2:
         raise ValueError(f'{path}: expected stage: {STAGE}, at least {len(FAMILIES)} samples, 1 step and two scales')
     return recipe
@@ -196,7 +200,7 @@ def fit(recipe: DetectorRecipe, rows: np.ndarray, families: np.ndarray, levels: 
     return judge.eval()
 
 
-def write(judge: Judge, recipe: DetectorRecipe, out: Path, provenance: dict) -> Path:
+def write(judge: Judge, recipe: DetectorRecipe, out: Path) -> Path:
     """Write `detector.onnx`, checked against torch, and `detector.json`, what bundle.json says of it; the latter."""
     example = judge.mean[None] + judge.spread[None] * torch.randn(1, len(judge.mean), generator=torch.Generator())
     with torch.no_grad():
@@ -204,17 +208,19 @@ def write(judge: Judge, recipe: DetectorRecipe, out: Path, provenance: dict) -> 
     part = Part(STAGE, STAGE, judge, ('features',), tuple(outputs))
     path = out / 'detector.onnx'
     export_part(part, {'features': example, **outputs}, path)
+    settings = {key: value for key, value in asdict(recipe).items() if key != 'provenance'}
     described = {'file': path.name, 'sha256': hashlib.sha256(path.read_bytes()).hexdigest(), 'features': FEATURES,
-                 'families': list(FAMILIES), 'width': recipe.width, 'height': recipe.height, 'provenance': provenance}
+                 'families': list(FAMILIES), 'width': recipe.width, 'height': recipe.height,
+                 'provenance': {**recipe.provenance, 'recipe': settings}}
     (out / 'detector.json').write_text(json.dumps(described, indent=1) + '\n', encoding='utf-8')
     return out / 'detector.json'
 
 
-def train_detector(recipe_path: str | Path, root: str | None, out: Path, provenance: dict, threads: int = 2,
+def train_detector(recipe_path: str | Path, root: str | None, out: Path, threads: int = 2,
                    report: Callable[[int, int], None] = lambda done, total: None) -> Path:
     """Train as a recipe of stage `detector` says; returns OUT/detector.json, beside which lies detector.onnx.
 
-    provenance: at least `data` and `licence`; the recipe is added. Features lie in OUT/features.npz and are used again
+    Features lie in OUT/features.npz and are used again
     by a recipe that would compute the same. report: called with (samples done, samples in all). Raises ValueError or
     FileNotFoundError for wrong input.
     """
@@ -229,4 +235,4 @@ def train_detector(recipe_path: str | Path, root: str | None, out: Path, provena
     if kept is None:
         kept = gather(recipe, root, report)
         np.savez_compressed(cache, rows=kept[0], families=kept[1], levels=kept[2], drawn=drawn)
-    return write(fit(recipe, *kept), recipe, out, {**provenance, 'recipe': asdict(recipe)})
+    return write(fit(recipe, *kept), recipe, out)
