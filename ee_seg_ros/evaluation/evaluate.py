@@ -39,12 +39,13 @@ class Observations:
     matrices: int64 (n, exits, classes, classes + 1), see `metrics.confusion`, of each exit as a network of its own, the
     final output last. scores: criterion name -> float64 (n, judged exits: all but the last), NaN where the criterion
     gives no score. ends: criterion -> `Ends`, where these depend on it: where settled cells are not forwarded, and
-    where pixels stop one by one.
+    where pixels stop one by one. expert: whose heads ran, '' for the exits' own.
     """
 
     matrices: np.ndarray
     scores: dict
     ends: dict = field(default_factory=dict)
+    expert: str = ''
 
     def matrices_of(self, criterion: str, taken: np.ndarray) -> np.ndarray:
         """int64 (n, classes, classes + 1): each image's, where it ends at exit taken[i] by a criterion."""
