@@ -19,8 +19,9 @@ SEED = 0
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What to run; as on the command line. frames: at most so many. rate: Hz. out: an existing folder. distort: what the
-    camera does to its images, `noise:20`; '': nothing.
+    """What to run; as on the command line. frames: at most so many. rate: Hz. out: an existing folder.
+
+    distort: what the camera does to its images, `noise:20`; '': nothing.
     """
 
     source: str

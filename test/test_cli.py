@@ -68,6 +68,8 @@ WRONG = [
     (['bench', 'exits', '--bundle', 'street', '--single', 'nowhere', '--out', 'OUT'], "no bundle 'nowhere'"),
     (['export', 'FILE', '--out', 'OUT', '--provenance', 'FILE', '--thresholds-of', 'street'], 'must state at least'),
     (['bench', 'runtime', '--bundle', 'nowhere', '--out', 'OUT'], "no bundle 'nowhere'"),
+    (['bench', 'distortions', '--criterion', 'luck', '--root', 'EMPTY', '--out', 'OUT'], "no criterion 'luck'"),
+    (['demo', '--distort', 'noise', '--out', 'OUT'], "distortion 'noise' has no level: expected noise:LEVEL"),
 ]
 
 

@@ -27,7 +27,10 @@ def train(recipe: Path = typer.Argument(help='Recipe (YAML); see config/recipes.
           threads: int = typer.Option(2, help='Threads of torch.'),
           devices: str = typer.Option('auto', help='How many GPUs (or processes on a CPU) train together.'),
           nodes: int = typer.Option(1, help='How many machines train together.')):
-    """Train a multi-exit network: one stage of a recipe, or every run of an ablation file (with `runs`)."""
+    """Train a multi-exit network: one stage of a recipe, or every run of an ablation file (with `runs`).
+
+    A recipe of stage `detector` trains the detector of distortions instead: OUT/detector.onnx and OUT/detector.json.
+    """
     shared.must_exist(recipe, root)
     from ee_seg_ros.evaluation.report import make_folder
     try:
@@ -45,11 +48,23 @@ def train(recipe: Path = typer.Argument(help='Recipe (YAML); see config/recipes.
                              lambda line: print(line, flush=True))
             print(f'ablations.json is in {out}')
             return
+        if read_yaml(recipe).get('stage') == 'detector':
+            _train_detector(recipe, root, make_folder(out), threads)
+            return
         path = job(recipe, str(root) if root else None, make_folder(out), weights, threads,
                    lambda line: print(line, flush=True), devices, nodes, experts)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     print(f'wrote {path}')
+
+
+def _train_detector(recipe, root, out, threads):
+    """Train the detector of distortions, with a display of the images made."""
+    from ee_seg_ros.evaluation.report import progress
+    from ee_seg_ros.training.detector import train_detector
+    with progress('varied and distorted images') as report:
+        path = train_detector(recipe, str(root) if root else None, out, threads, report)
+    print(f'wrote {path}; put it into a bundle with: ee_seg export ... --detector {out}')
 
 
 def search(weights: Path = typer.Argument(help='weights.pt of a training of candidate heads.'),
@@ -116,6 +131,8 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
            experts: Path = typer.Option(None, help='Take the expert heads of this network: weights.pt of a training of '
                                                    'stage `experts` on the same onboard part, or a bundle. Default: '
                                                    'those that the weights have.'),
+           detector: Path = typer.Option(None, help='Folder of a trained detector of distortions (stage `detector`), '
+                                                    'to go into the bundle.'),
            int8: Path = typer.Option(None, help='Also write the bundle in int8 into this folder, its ranges from 32 '
                                                 'images of --calibration.'),
            calibration: str = typer.Option('train', help='Split whose images set the ranges of int8; of a twin, the '
@@ -126,7 +143,7 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
     """Export trained weights to a bundle, with thresholds measured on a split or taken from a twin."""
     if split and thresholds_of:
         raise ValueError(THRESHOLDS)
-    shared.must_exist(weights, provenance, exits_of, experts)
+    shared.must_exist(weights, provenance, exits_of, experts, detector and detector / 'detector.json')
     card = shared.read_card(provenance)
     try:
         from ee_seg_ros.models.experts import with_experts
@@ -159,6 +176,9 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
         raise typer.Exit(1) from None
     if chosen and chosen['split'] is None and net.split_unit is not None:
         join_sides(out)    # the search was asked for a bundle that runs on one computer
+    if detector:
+        from ee_seg_ros.models.export import add_detector
+        add_detector(out, detector)
     from ee_seg_ros.search.calibration import calibrate, copy_calibration
     with progress('images') as report:
         if thresholds_of:

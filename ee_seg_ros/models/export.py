@@ -16,7 +16,9 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
+from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA
+from ee_seg_ros.inference.detector import Detector
 from ee_seg_ros.models.multi_exit import DEFAULT_INPUT, MultiExitNet, Part
 
 TOLERANCE = 2e-3    # largest difference of a float output between torch and onnxruntime, as a share of the largest
@@ -159,8 +161,9 @@ def _remove_previous(out):
     """Remove the bundle that lies in a folder, and nothing else: its graphs may have other names than the new ones."""
     document = out / 'bundle.json'
     if document.is_file():
-        graphs = json.loads(document.read_text(encoding='utf-8'))['graphs']
-        for path in (document, out / 'weights.safetensors', *(out / graph['file'] for graph in graphs.values())):
+        previous = json.loads(document.read_text(encoding='utf-8'))
+        files = [*previous['graphs'].values(), *filter(None, [previous.get('detector')])]
+        for path in (document, out / 'weights.safetensors', *(out / entry['file'] for entry in files)):
             path.unlink(missing_ok=True)
 
 
@@ -218,3 +221,22 @@ def export(net: MultiExitNet, out: str | Path, name: str, provenance: dict, clas
                   str(out / 'weights.safetensors'))
     (out / 'bundle.json').write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')
     return out
+
+
+def add_detector(bundle: Path, folder: Path) -> None:
+    """Put a trained detector of distortions (detector.json and its graph) into a bundle, in place of an earlier one.
+
+    The fingerprint stays: nothing that is sent depends on it. Raises ValueError for a folder without a detector,
+    BundleError for one that does not fit.
+    """
+    try:
+        described = json.loads((folder / 'detector.json').read_text(encoding='utf-8'))
+        content = (folder / described['file']).read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{folder} holds no detector as `ee_seg train` writes it ({error}): expected detector.json '
+                         'and detector.onnx') from None
+    document = json.loads((bundle / 'bundle.json').read_text(encoding='utf-8'))
+    document['detector'] = described
+    (bundle / described['file']).write_bytes(content)
+    (bundle / 'bundle.json').write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')
+    Detector(Bundle.load(bundle))

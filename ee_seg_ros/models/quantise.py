@@ -107,6 +107,9 @@ def quantise(name_or_path: str, out: str | Path, images: Iterable, float_layers:
         report(done, len(order))
     for graph in set(bundle.graphs) - set(order):
         (out / document['graphs'][graph]['file']).write_bytes(bundle.graph_bytes(graph))
+    if bundle.detector is not None:
+        file = bundle.detector['file']
+        (out / file).write_bytes(bundle.file_bytes(file, bundle.detector['sha256']))
     document['name'] = bundle.name + SUFFIX
     document['provenance']['int8'] = {'of': bundle.name, 'of_fingerprint': bundle.fingerprint,
                                       'calibration_images': len(tensors), 'float_layers': float_layers}

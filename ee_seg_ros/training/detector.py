@@ -34,14 +34,16 @@ SMALLEST = 64    # pixels that a cut of an image has a side
 class DetectorRecipe:
     """What a recipe of stage `detector` says.
 
-    split: of the data set; not of what figures are reported on. samples: varied images, a quarter of each family.
-    scene_share: of drawn scenes. scales: smallest and largest zoom of a varied image. width, height: of the network
-    input that larger images are shrunk to, see `inference.detector.features`. hidden: width of the two hidden layers.
-    steps: of AdamW, each over batch_size samples. drop: dropout. jitter: noise added to the normalised features.
+    split: of the data set; not of what figures are reported on. provenance: at least `data` and `licence`. samples:
+    varied images, a quarter of each family. scene_share: of drawn scenes. scales: smallest and largest zoom of a varied
+    image. width, height: of the network input that larger images are shrunk to, see `inference.detector.features`.
+    hidden: width of the two hidden layers. steps: of AdamW, each over batch_size samples. drop: dropout. jitter: noise
+    added to the normalised features.
     """
 
     stage: str
     split: str
+    provenance: dict
     dataset: str = 'camvid'
     seed: int = 1
     samples: int = 8000
@@ -61,11 +63,13 @@ class DetectorRecipe:
 def read_detector_recipe(path: str | Path) -> DetectorRecipe:
     """The recipe of a YAML file. Raises FileNotFoundError or ValueError that says what is wrong."""
     content, known = read_yaml(path), {entry.name for entry in fields(DetectorRecipe)}
-    unknown, missing = sorted(set(content) - known), sorted({'stage', 'split'} - set(content))
+    unknown, missing = sorted(set(content) - known), sorted({'stage', 'split', 'provenance'} - set(content))
     if unknown or missing:
         raise ValueError(f"{path}: unknown keys {', '.join(unknown) or 'none'}, missing keys "
                          f"{', '.join(missing) or 'none'} (known: {', '.join(sorted(known))})")
     recipe = DetectorRecipe(**content)
+    if not isinstance(recipe.provenance, dict) or not {'data', 'licence'} <= set(recipe.provenance):
+        raise ValueError(f'{path}: provenance must state at least `data` (what it is trained on) and `licence`')
     if recipe.stage != STAGE or recipe.samples < len(FAMILIES) or recipe.steps < 1 or len(recipe.scales) != 2:
         raise ValueError(f'{path}: expected stage: {STAGE}, at least {len(FAMILIES)} samples, 1 step and two scales')
     return recipe
@@ -94,9 +98,14 @@ def varied(image: np.ndarray, scales: tuple, rng: np.random.Generator) -> np.nda
     elif rng.random() < 0.2:    # a camera that sharpens
         image = cv2.addWeighted(image, 1 + (share := rng.uniform(0.1, 0.6)), cv2.GaussianBlur(image, (0, 0), 1), -share,
                                 0)
-    levels = (np.arange(256, dtype=np.float32) / 255) ** math.exp(rng.uniform(-0.6, 0.6)) * rng.uniform(0.55, 1.1)
-    gains = np.exp(rng.uniform(-0.1, 0.1, 3)).astype(np.float32)
-    image = cv2.LUT(image, np.clip(levels[:, None] * gains * 255, 0, 255).astype(np.uint8)[None])
+    # Light, contrast (a lens that flares lifts the dark) and the colours of the light.
+    lift = rng.uniform(0, 0.12) * (rng.random() < 0.5)
+    levels = (np.arange(256, dtype=np.float32) / 255) ** math.exp(rng.uniform(-0.6, 0.6)) * rng.uniform(0.55, 1.15)
+    gains = np.exp(rng.uniform(-0.12, 0.12, 3)).astype(np.float32)
+    image = cv2.LUT(image, np.clip((lift + (1 - lift) * levels)[:, None] * gains * 255, 0, 255).astype(np.uint8)[None])
+    if rng.random() < 0.7:    # an overcast day, or a camera that likes colours
+        colours, grey = rng.uniform(0.2, 1.4), cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        image = cv2.addWeighted(image, colours, grey, 1 - colours, 0)
     if rng.random() < 0.5:    # every sensor has some noise
         image = distort(image, 'noise', rng.uniform(0.3, 1.8), int(rng.integers(1 << 31)))
     return _recompressed(image, rng.uniform(50, 98)) if rng.random() < 0.5 else np.ascontiguousarray(image)
@@ -131,9 +140,13 @@ def gather(recipe: DetectorRecipe, root: str | None, report: Callable[[int, int]
     """
     pictures, rows, families, levels = _Pictures(recipe, root), [], [], []
     for index in range(recipe.samples):
-        rng = np.random.default_rng((recipe.seed, index))
-        image = varied(pictures.draw(rng), recipe.scales, rng)
-        family = index % len(FAMILIES)
+        # The same picture with each family in turn: what differs is the distortion, not the street.
+        group, family = divmod(index, len(FAMILIES))
+        rng = np.random.default_rng((recipe.seed, group))
+        if family == 0:
+            picture = pictures.draw(rng)
+        rng = np.random.default_rng((recipe.seed, group, family))
+        image = varied(picture, recipe.scales, rng)
         name, level = random_distortion(rng, FAMILIES[family])
         image = distort(image, name, level, int(rng.integers(1 << 31)))
         if family and rng.random() < 0.25:
@@ -187,7 +200,7 @@ def fit(recipe: DetectorRecipe, rows: np.ndarray, families: np.ndarray, levels: 
     return judge.eval()
 
 
-def write(judge: Judge, recipe: DetectorRecipe, out: Path, provenance: dict) -> Path:
+def write(judge: Judge, recipe: DetectorRecipe, out: Path) -> Path:
     """Write `detector.onnx`, checked against torch, and `detector.json`, what bundle.json says of it; the latter."""
     example = judge.mean[None] + judge.spread[None] * torch.randn(1, len(judge.mean), generator=torch.Generator())
     with torch.no_grad():
@@ -195,17 +208,19 @@ def write(judge: Judge, recipe: DetectorRecipe, out: Path, provenance: dict) -> 
     part = Part(STAGE, STAGE, judge, ('features',), tuple(outputs))
     path = out / 'detector.onnx'
     export_part(part, {'features': example, **outputs}, path)
+    settings = {key: value for key, value in asdict(recipe).items() if key != 'provenance'}
     described = {'file': path.name, 'sha256': hashlib.sha256(path.read_bytes()).hexdigest(), 'features': FEATURES,
-                 'families': list(FAMILIES), 'width': recipe.width, 'height': recipe.height, 'provenance': provenance}
+                 'families': list(FAMILIES), 'width': recipe.width, 'height': recipe.height,
+                 'provenance': {**recipe.provenance, 'recipe': settings}}
     (out / 'detector.json').write_text(json.dumps(described, indent=1) + '\n', encoding='utf-8')
     return out / 'detector.json'
 
 
-def train_detector(recipe_path: str | Path, root: str | None, out: Path, provenance: dict, threads: int = 2,
+def train_detector(recipe_path: str | Path, root: str | None, out: Path, threads: int = 2,
                    report: Callable[[int, int], None] = lambda done, total: None) -> Path:
     """Train as a recipe of stage `detector` says; returns OUT/detector.json, beside which lies detector.onnx.
 
-    provenance: at least `data` and `licence`; the recipe is added. Features lie in OUT/features.npz and are used again
+    Features lie in OUT/features.npz and are used again
     by a recipe that would compute the same. report: called with (samples done, samples in all). Raises ValueError or
     FileNotFoundError for wrong input.
     """
@@ -220,4 +235,4 @@ def train_detector(recipe_path: str | Path, root: str | None, out: Path, provena
     if kept is None:
         kept = gather(recipe, root, report)
         np.savez_compressed(cache, rows=kept[0], families=kept[1], levels=kept[2], drawn=drawn)
-    return write(fit(recipe, *kept), recipe, out, {**provenance, 'recipe': asdict(recipe)})
+    return write(fit(recipe, *kept), recipe, out)
