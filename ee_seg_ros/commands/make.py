@@ -132,7 +132,7 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
                                                    'stage `experts` on the same onboard part, or a bundle. Default: '
                                                    'those that the weights have.'),
            detector: Path = typer.Option(None, help='Folder of a trained detector of distortions (stage `detector`), '
-                                                    'to go into the bundle.'),
+                                                    'to go into the bundle, or a bundle that has one.'),
            int8: Path = typer.Option(None, help='Also write the bundle in int8 into this folder, its ranges from 32 '
                                                 'images of --calibration.'),
            calibration: str = typer.Option('train', help='Split whose images set the ranges of int8; of a twin, the '
@@ -143,7 +143,7 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
     """Export trained weights to a bundle, with thresholds measured on a split or taken from a twin."""
     if split and thresholds_of:
         raise ValueError(THRESHOLDS)
-    shared.must_exist(weights, provenance, exits_of, experts, detector and detector / 'detector.json')
+    shared.must_exist(weights, provenance, exits_of, experts, detector)
     card = shared.read_card(provenance)
     try:
         from ee_seg_ros.models.experts import with_experts

@@ -224,17 +224,20 @@ def export(net: MultiExitNet, out: str | Path, name: str, provenance: dict, clas
 
 
 def add_detector(bundle: Path, folder: Path) -> None:
-    """Put a trained detector of distortions (detector.json and its graph) into a bundle, in place of an earlier one.
+    """Put a detector of distortions into a bundle, in place of an earlier one.
 
-    The fingerprint stays: nothing that is sent depends on it. Raises ValueError for a folder without a detector,
-    BundleError for one that does not fit.
+    folder: where `ee_seg train` wrote it (detector.json and its graph), or another bundle, whose detector is taken. The
+    fingerprint stays: nothing that is sent depends on it. Raises ValueError for a folder without a detector,
+    BundleError for one that cannot be used.
     """
+    trained = folder / 'detector.json'
     try:
-        described = json.loads((folder / 'detector.json').read_text(encoding='utf-8'))
+        described = json.loads((trained if trained.is_file() else folder / 'bundle.json').read_text(encoding='utf-8'))
+        described = described if trained.is_file() else described['detector']
         content = (folder / described['file']).read_bytes()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{folder} holds no detector as `ee_seg train` writes it ({error}): expected detector.json '
-                         'and detector.onnx') from None
+        raise ValueError(f'{folder} holds no detector ({error}): expected detector.json and detector.onnx as '
+                         '`ee_seg train` writes them, or a bundle that has one') from None
     document = json.loads((bundle / 'bundle.json').read_text(encoding='utf-8'))
     document['detector'] = described
     (bundle / described['file']).write_bytes(content)

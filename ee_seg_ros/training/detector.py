@@ -46,7 +46,7 @@ class DetectorRecipe:
     provenance: dict
     dataset: str = 'camvid'
     seed: int = 1
-    samples: int = 8000
+    samples: int = 16000
     scene_share: float = 0.15
     scales: tuple = (0.65, 1.15)
     width: int = 448
@@ -57,7 +57,7 @@ class DetectorRecipe:
     learning_rate: float = 0.003
     weight_decay: float = 0.01
     drop: float = 0.1
-    jitter: float = 0.05
+    jitter: float = 0.3
 
 
 def read_detector_recipe(path: str | Path) -> DetectorRecipe:

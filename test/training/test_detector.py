@@ -72,6 +72,9 @@ def test_what_is_written_goes_into_a_bundle_and_works(trained, folder):
         found = detector.detect(distort(image, name, level, 1))
         assert found.family == DISTORTIONS[name].family and 0 <= found.level <= 1
     assert detector.detect(image).family == 'clean'
+    other = tiny_bundle(folder / 'other')
+    add_detector(other, bundle)    # from one bundle into another
+    assert Bundle.load(other).detector == described
 
 
 def test_features_are_a_function_of_the_recipe_and_kept(trained, folder, monkeypatch):
