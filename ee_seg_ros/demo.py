@@ -19,7 +19,10 @@ SEED = 0
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What to run; as on the command line. frames: at most so many. rate: Hz. out: an existing folder."""
+    """What to run; as on the command line. frames: at most so many. rate: Hz. out: an existing folder.
+
+    distort: what the camera does to its images, `noise:20`; '': nothing.
+    """
 
     source: str
     frames: int
@@ -28,6 +31,7 @@ class DemoOptions:
     criterion: str
     operating_point: str
     out: Path
+    distort: str = ''
 
 
 def check(options: DemoOptions) -> tuple:
@@ -38,7 +42,7 @@ def check(options: DemoOptions) -> tuple:
         raise ValueError(f'frames is {options.frames}: expected 1 or more')
     if not 0.01 <= options.rate <= 1000:
         raise ValueError(f'rate is {options.rate}: expected 0.01 to 1000 Hz')
-    source = open_source(options.source, SEED)
+    source = open_source(options.source, SEED, options.distort)
     source.frame(0)
     return bundle, source, min(options.frames, source.count or options.frames)
 
@@ -78,7 +82,7 @@ def run_nodes(options: DemoOptions, bundle: Bundle, frames: int, report: Callabl
         children.wait_for(recorder, 'ready', START_S)
         say(f'camera: {frames} frames of {options.source} at {options.rate:g} Hz ...')
         children.start('camera', {'source': _absolute(options.source), 'rate': float(options.rate), 'frames': frames,
-                                  'seed': SEED, 'log': str(camera_log)})
+                                  'seed': SEED, 'distort': options.distort, 'log': str(camera_log)})
         _listen(children, recorder, frames / options.rate + START_S + DRAIN_S, report)
     return camera_log, recording
 
@@ -122,7 +126,7 @@ def run(options: DemoOptions, say: Callable[[str], None], progress: Callable) ->
         totals = recording.measure(frames, source, bundle, report)
     summary = {**recording.summarise(frames, bundle, totals), 'source': options.source, 'rate': options.rate,
                'bundle': bundle.name, 'bundle_fingerprint': bundle.fingerprint, 'criterion': options.criterion,
-               'operating_point': options.operating_point}
+               'operating_point': options.operating_point, 'distort': options.distort}
     write_json(options.out / 'summary.json', summary)
     if any(frame.received('mask') for frame in frames):
         contact_sheet.write(options.out / 'contact_sheet.png', frames, source, bundle, summary)

@@ -68,6 +68,8 @@ WRONG = [
     (['bench', 'exits', '--bundle', 'street', '--single', 'nowhere', '--out', 'OUT'], "no bundle 'nowhere'"),
     (['export', 'FILE', '--out', 'OUT', '--provenance', 'FILE', '--thresholds-of', 'street'], 'must state at least'),
     (['bench', 'runtime', '--bundle', 'nowhere', '--out', 'OUT'], "no bundle 'nowhere'"),
+    (['bench', 'distortions', '--criterion', 'luck', '--root', 'EMPTY', '--out', 'OUT'], "no criterion 'luck'"),
+    (['demo', '--distort', 'noise', '--out', 'OUT'], "distortion 'noise' has no level: expected noise:LEVEL"),
 ]
 
 
@@ -172,6 +174,27 @@ def test_export_of_what_a_search_chose(trained, split, after):
     assert [exit_.name for exit_ in bundle.exits] == ['exit1', 'exit2', 'final']
     assert (bundle.split and bundle.split['after']) == after
     assert [exit_.onboard for exit_ in bundle.exits] == [True, after is None, after is None]
+
+
+def test_export_with_experts_of_another_training(trained):
+    """The tail was trained on after the experts, which see nothing of it; exits have got the names of the search."""
+    from ee_seg_ros.models.experts import add_experts
+    from ee_seg_ros.models.multi_exit import load_network, save_network, select_exits
+    net = load_network(trained / 'weights.pt')
+    save_network(add_experts(select_exits(net, {'exit1': 'u4', 'exit2': 'u7'}), ['blur'], ['exit1']),
+                 trained / 'experts.pt')
+    net.final.classify.bias.data += 1
+    save_network(net, trained / 'weights.pt')
+    (trained / 'search.json').write_text(json.dumps({'chosen': {'exits': ['u4', 'u7', 'final'], 'split': 6}}))
+    tiny_bundle(trained / 'twin', 'stage1', ('exit1', 'exit2', 'final'), experts={'blur': ['exit1']})
+    options = ['export', trained / 'weights.pt', '--out', trained / 'out', '--provenance', trained / 'card.yaml',
+               '--exits-of', trained / 'search.json', '--thresholds-of', trained / 'twin', '--width', '96', '--height',
+               '80', '--experts']
+    assert run(*options, trained / 'experts.pt') == 0
+    bundle = Bundle.load(trained / 'out')
+    assert bundle.experts == ('blur',) and bundle.exits_for('blur')[0].graph == 'exit1_blur'
+    assert bundle.exits_for('blur')[0].temperature == 2.0 and bundle.thresholds('entropy', 'fast', 'blur')[0] == 0.25
+    assert run(*options, trained / 'weights.pt') == 2    # has none
 
 
 def test_export_with_a_file_that_no_search_wrote(trained, capsys):

@@ -25,12 +25,13 @@ def mixed_image(seed: int = 1, amplitudes=((4, 20), (60, 120))) -> np.ndarray:
     return (128 + noise * strength[..., None]).astype(np.uint8)
 
 
-def tiny_bundle(folder: Path, split: str = 'stage2', exits=EXITS, tile: bool = False) -> Path:
+def tiny_bundle(folder: Path, split: str = 'stage2', exits=EXITS, tile: bool = False, experts=None) -> Path:
     """Write a bundle with an exit behind each of five stages (those in `exits`, the last one among them); its folder.
 
     split: the last onboard stage, or None. The second exit and the final one also read the first features of
     their side. The multiply-accumulates of each graph are a power of two: a sum says which graphs it counts.
     tile: what lies behind the first exit can run on tiles, pixels can stop one by one, and cells can stay behind.
+    experts: family -> names of exits that have a head of that expert.
     """
     pytest.importorskip('onnx', reason='onnx is not installed (make train-env)')
     folder.mkdir(parents=True)
@@ -40,7 +41,7 @@ def tiny_bundle(folder: Path, split: str = 'stage2', exits=EXITS, tile: bool = F
 
     def add(name, inputs, output, channels=CHANNELS, dtype='float32'):
         tensors[output] = {'dtype': dtype, 'shape': [1, channels, *features[2:]]}
-        tiled = tile and name not in ('stage1', 'exit1', 'encode', 'decode')
+        tiled = tile and name.split('_')[0] not in ('stage1', 'exit1', 'encode', 'decode')
         content = _graph(name, {tensor: tensors[tensor] for tensor in inputs}, output, tensors[output], tiled)
         (folder / f'{name}.onnx').write_bytes(content)
         graphs[name] = {'file': f'{name}.onnx', 'sha256': hashlib.sha256(content).hexdigest(), 'inputs': inputs,
@@ -57,11 +58,14 @@ def tiny_bundle(folder: Path, split: str = 'stage2', exits=EXITS, tile: bool = F
             add('encode', sorted({earliest, previous}), 'code', dtype='uint8')
             add('decode', ['code'], 'restored')
             earliest = previous = 'restored'
-    _write_document(folder, tensors, graphs, stages, split, exits, tile)
+    for family, names in (experts or {}).items():
+        for name in names:
+            add(f'{name}_{family}', graphs[name]['inputs'], f'logits_{name}_{family}', CLASSES)
+    _write_document(folder, tensors, graphs, stages, split, exits, tile, experts)
     return folder
 
 
-def _write_document(folder, tensors, graphs, stages, split, exits, tile):
+def _write_document(folder, tensors, graphs, stages, split, exits, tile, experts):
     judged = len(exits) - 1
     rules = [rule for rule in CRITERIA.values() if rule.score and rule.needs in ((None, 'pixels') if tile else (None,))]
     document = {
@@ -84,6 +88,12 @@ def _write_document(folder, tensors, graphs, stages, split, exits, tile):
         if split:
             means = np.random.default_rng(0).integers(0, LEVELS, (CLASSES, CHANNELS))
             document['codec']['class_means'] = {'code': means.tolist()}
+    if experts:    # each settles by other thresholds than the exits' own heads
+        document['experts'] = {
+            family: {'exits': {name: {'graph': f'{name}_{family}', 'temperature': 2.0} for name in names},
+                     'criteria': {'entropy': {**document['criteria']['entropy'], 'operating_points': {
+                         point: {'thresholds': [0.25] * judged} for point in ('fast', 'balanced', 'accurate')}}}}
+            for family, names in experts.items()}
     (folder / 'bundle.json').write_text(json.dumps(document))
 
 

@@ -71,3 +71,29 @@ def criteria(bundle: str = shared.BUNDLE, dataset: str = shared.DATASET, root: s
     except ImportError as error:
         print(f'ee_seg: no criteria.png: {shared.missing(error, shared.MATPLOTLIB)}', file=sys.stderr)
     print(f'criteria.json is in {out}')
+
+
+def distortions(bundle: str = shared.BUNDLE,
+                criterion: str = typer.Option('region_change', help='What decides that a mask is good enough.'),
+                operating_point: str = typer.Option('balanced', help='fast, balanced or accurate.'),
+                dataset: str = shared.DATASET, root: str = shared.ROOT,
+                split: str = typer.Option('val', help=shared.SPLIT_HELP), limit: int = shared.LIMIT,
+                video: list[str] = typer.Option([], help='Video whose frames, all of them clean, the detector is to '
+                                                         'call nothing distorted; may be given several times.'),
+                threads: int = shared.THREADS,
+                out: Path = typer.Option(..., help='Folder for distortions.json and distortions.png.')):
+    """What distorted images cost, what expert exits win back, and how well the distortion is detected."""
+    from ee_seg_ros.evaluation import bench_distortions, report
+    out = report.make_folder(out)
+    with report.progress('distorted images') as progress:
+        found = bench_distortions.measure(bundle, dataset, root, split, criterion, operating_point, limit, threads,
+                                          video, progress)
+    report.write_json(out / 'distortions.json', found)
+    for table in report.distortion_tables(found):
+        report.console.print(table)
+    try:
+        from ee_seg_ros.evaluation.plots import plot_distortions
+        plot_distortions(found, out / 'distortions.png')
+    except ImportError as error:
+        print(f'ee_seg: no distortions.png: {shared.missing(error, shared.MATPLOTLIB)}', file=sys.stderr)
+    print(f'distortions.json is in {out}')

@@ -22,10 +22,15 @@ def train(recipe: Path = typer.Argument(help='Recipe (YAML); see config/recipes.
                                              'checkpoint that lies there is resumed.'),
           weights: str = typer.Option(None, help="Weights of the backbone (a file, or an entry of torchvision's "
                                                  'enums), weights.pt of an earlier run, or a bundle.'),
+          experts: str = typer.Option(None, help='Of stage `experts`: weights.pt, or a bundle, with whose experts to '
+                                                 "begin (those of a twin, say). Default: with the exits' own heads."),
           threads: int = typer.Option(2, help='Threads of torch.'),
           devices: str = typer.Option('auto', help='How many GPUs (or processes on a CPU) train together.'),
           nodes: int = typer.Option(1, help='How many machines train together.')):
-    """Train a multi-exit network: one stage of a recipe, or every run of an ablation file (with `runs`)."""
+    """Train a multi-exit network: one stage of a recipe, or every run of an ablation file (with `runs`).
+
+    A recipe of stage `detector` trains the detector of distortions instead: OUT/detector.onnx and OUT/detector.json.
+    """
     shared.must_exist(recipe, root)
     from ee_seg_ros.evaluation.report import make_folder
     try:
@@ -43,11 +48,23 @@ def train(recipe: Path = typer.Argument(help='Recipe (YAML); see config/recipes.
                              lambda line: print(line, flush=True))
             print(f'ablations.json is in {out}')
             return
+        if read_yaml(recipe).get('stage') == 'detector':
+            _train_detector(recipe, root, make_folder(out), threads)
+            return
         path = job(recipe, str(root) if root else None, make_folder(out), weights, threads,
-                   lambda line: print(line, flush=True), devices, nodes)
+                   lambda line: print(line, flush=True), devices, nodes, experts)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     print(f'wrote {path}')
+
+
+def _train_detector(recipe, root, out, threads):
+    """Train the detector of distortions, with a display of the images made."""
+    from ee_seg_ros.evaluation.report import progress
+    from ee_seg_ros.training.detector import train_detector
+    with progress('varied and distorted images') as report:
+        path = train_detector(recipe, str(root) if root else None, out, threads, report)
+    print(f'wrote {path}; put it into a bundle with: ee_seg export ... --detector {out}')
 
 
 def search(weights: Path = typer.Argument(help='weights.pt of a training of candidate heads.'),
@@ -111,6 +128,12 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
            statistics: str = typer.Option(None, help='The split that the weights were trained on: class thresholds and '
                                                      'mean features come from it. Without it the bundle stops whole '
                                                      'frames only, and forwards them whole.'),
+           experts: Path = typer.Option(None, help='Take the expert heads of this network: weights.pt of a training of '
+                                                   'stage `experts` on the same onboard part, or a bundle. Default: '
+                                                   'those that the weights have. With --thresholds-of a bundle with '
+                                                   'none, --split says on what to measure them.'),
+           detector: Path = typer.Option(None, help='Folder of a trained detector of distortions (stage `detector`), '
+                                                    'to go into the bundle, or a bundle that has one.'),
            int8: Path = typer.Option(None, help='Also write the bundle in int8 into this folder, its ranges from 32 '
                                                 'images of --calibration.'),
            calibration: str = typer.Option('train', help='Split whose images set the ranges of int8; of a twin, the '
@@ -119,11 +142,12 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
            keep_weights: bool = typer.Option(True, help='Also write weights.safetensors, for fine-tuning.'),
            width: int = WIDTH, height: int = HEIGHT, threads: int = shared.THREADS):
     """Export trained weights to a bundle, with thresholds measured on a split or taken from a twin."""
-    if split and thresholds_of:
+    if split and thresholds_of and not experts:
         raise ValueError(THRESHOLDS)
-    shared.must_exist(weights, provenance, exits_of)
+    shared.must_exist(weights, provenance, exits_of, experts, detector)
     card = shared.read_card(provenance)
     try:
+        from ee_seg_ros.models.experts import with_experts
         from ee_seg_ros.models.export import ExportError
         from ee_seg_ros.models.export import export as job
         from ee_seg_ros.models.multi_exit import load_network
@@ -135,6 +159,8 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
     net, chosen = load_network(weights), _read_chosen(exits_of) if exits_of else None
     if chosen:
         net = chosen_exits(net, chosen)
+    if experts:
+        net = with_experts(net, load_network(experts))
     if len(net.exit_names) > 1 and not (split or thresholds_of):
         raise ValueError(THRESHOLDS)
     reader = FOLDERS[dataset] if dataset in FOLDERS else open_dataset(dataset, root, split or '0')
@@ -151,10 +177,13 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
         raise typer.Exit(1) from None
     if chosen and chosen['split'] is None and net.split_unit is not None:
         join_sides(out)    # the search was asked for a bundle that runs on one computer
+    if detector:
+        from ee_seg_ros.models.export import add_detector
+        add_detector(out, detector)
     from ee_seg_ros.search.calibration import calibrate, copy_calibration
     with progress('images') as report:
         if thresholds_of:
-            copy_calibration(thresholds_of, str(out), dataset, root, statistics, threads, report)
+            copy_calibration(thresholds_of, str(out), dataset, root, statistics, threads, report, split)
         elif split:
             calibrate(str(out), dataset, root, split, 0, threads, report, statistics)
     print(f'wrote the bundle {out}; look at it with: ee_seg info {out}')

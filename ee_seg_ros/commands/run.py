@@ -16,6 +16,8 @@ def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, 
          criterion: str = typer.Option('region_change', help='What decides that a mask is good enough.'),
          operating_point: str = typer.Option('balanced', help='fast, balanced, accurate; searched, where a search '
                                                               'wrote the bundle.'),
+         distort: str = typer.Option('', help='Distort the images: NAME:LEVEL, such as noise:20, blur:3, motion:15, '
+                                              'dark:4, fog:40 or rain:25.'),
          out: Path = typer.Option('demo_out', help='Folder for summary.json, contact_sheet.png and the recording.')):
     """Run camera, onboard, offboard and recorder on this machine; show what they did."""
     from ee_seg_ros import demo as job
@@ -25,7 +27,7 @@ def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, 
         drawing.font(15)
     except ImportError as error:
         raise shared.missing(error, shared.MATPLOTLIB) from None
-    options = job.DemoOptions(source, frames, rate, bundle, criterion, operating_point, out)
+    options = job.DemoOptions(source, frames, rate, bundle, criterion, operating_point, out, distort)
     job.check(options)
     report.make_folder(out)
     shared.leave_in_order()

@@ -4,12 +4,13 @@
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from ee_seg_ros.data.distortions import distort, parse_distortion
 from ee_seg_ros.data.scenes import StreetDrive
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
@@ -139,15 +140,40 @@ class VideoSource:
         return SourceFrame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), None, f'{self.name}_{index:05d}')
 
 
-Source = SceneSource | FolderSource | VideoSource
+class DistortedSource:
+    """Another source's frames with one distortion, each frame with a seed of its own; labels stay as they are."""
+
+    def __init__(self, source, name: str, level: float, seed: int):
+        self.name = f'{source.name} {name}:{level:g}'
+        self._source, self._distortion, self._seed = source, (name, level), seed
+
+    @property
+    def count(self) -> int | None:
+        """As the other's, which a video corrects when it ends early."""
+        return self._source.count
+
+    def frame(self, index: int) -> SourceFrame:
+        """Frame `index`; raises what the other source raises."""
+        frame = self._source.frame(index)
+        return replace(frame, image=distort(frame.image, *self._distortion, seed=self._seed * 1_000_003 + index))
 
 
-def open_source(spec: str, seed: int = 0) -> Source:
+Source = SceneSource | FolderSource | VideoSource | DistortedSource
+
+
+def open_source(spec: str, seed: int = 0, distortion: str = '') -> Source:
     """The source that `spec` names: `scenes` (drawn from `seed`), a folder of images, or a video file.
 
-    A source has `name`, `count` (None: endless) and `frame(index)`. Raises FileNotFoundError or ValueError that says
-    what was given and what is expected.
+    distortion: what to do to its images, as `distortions.parse_distortion` reads it (`noise:20`); '' or `clean`:
+    nothing. A source has `name`, `count` (None: endless) and `frame(index)`. Raises FileNotFoundError or ValueError
+    that says what was given and what is expected.
     """
+    name, level = parse_distortion(distortion)
+    source = _open(spec, seed)
+    return source if name == 'clean' else DistortedSource(source, name, level, seed)
+
+
+def _open(spec, seed):
     if spec == 'scenes':
         if seed < 0:
             raise ValueError(f'seed {seed} of the scenes must not be negative')

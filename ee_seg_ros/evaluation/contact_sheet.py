@@ -7,6 +7,7 @@ import numpy as np
 
 from ee_seg_ros.evaluation.drawing import ACCENT, DIM, LINE, PANEL, TEXT, Page, overlay, scaled, text_width
 from ee_seg_ros.evaluation.recording import exit_of
+from ee_seg_ros.evaluation.report import distorted
 from ee_seg_ros.inference.bundle import Bundle
 
 WIDTH, MARGIN, GAP = 1880, 36, 14
@@ -97,7 +98,7 @@ def _header(page, summary):
     """The title line and a row of panels with the figures of the run."""
     x = MARGIN + page.text(MARGIN, 40, 'ee_seg demo', 30, TEXT, bold=True) + 24
     title = (f"bundle {summary['bundle']}   ·   criterion {summary['criterion']}, {summary['operating_point']}   ·   "
-             f"{source_name(summary['source'])} at {summary['rate']:g} Hz")
+             f"{source_name(summary['source'])}{distorted(summary)} at {summary['rate']:g} Hz")
     page.text(x, 42, title, 18, DIM, room=page.width - MARGIN - x)
     panels = _panels(summary)
     width = (page.width - 2 * MARGIN - GAP * (len(panels) - 1)) / len(panels)
@@ -191,6 +192,8 @@ def _cells(frame, remark, picture, bundle, cell, height, labelled):
         relation = '<' if score < threshold else '≥'
         verdict.append((f"   {trace.get('criterion', 'score')} {score:.3f} {relation} {threshold:.3f}", DIM, False))
     verdict.append((f"   {frame.delay_ms('mask'):.0f} ms", DIM, False))
+    if trace.get('expert'):
+        verdict.append((f"   expert {trace['expert']}", ACCENT, False))
     cells.append((colored(frame.mask('mask')), verdict + quality('mask')))
     cells.append((colored(frame.mask('final')), _final_caption(frame, bundle) + quality('final')))
     if labelled:

@@ -26,10 +26,18 @@ def describe(bundle: Bundle) -> dict:
         'classes': [{'name': info.name, 'color': list(info.color)} for info in bundle.classes],
         'input': bundle.document['input'], 'exits': exits,
         'features': {name: bundle.tensors[name] for name in bundle.feature_tensors},
-        'criteria': {name: {key: value for key, value in criterion.items() if key != 'curve'}
-                     for name, criterion in bundle.document['criteria'].items()},
+        'experts': {family: {'exits': {exit_.name: {'macs': exit_.macs, 'temperature': exit_.temperature}
+                                       for exit_ in bundle.exits_for(family) if exit_.expert},
+                             'criteria': _without_curves(bundle.document['experts'][family]['criteria'])}
+                    for family in bundle.experts},
+        'criteria': _without_curves(bundle.document['criteria']),
         'provenance': bundle.document['provenance'], 'files': files, 'bytes': sum(files.values()),
     }
+
+
+def _without_curves(criteria):
+    return {name: {key: value for key, value in criterion.items() if key != 'curve'}
+            for name, criterion in criteria.items()}
 
 
 def _measured(provenance):
@@ -57,9 +65,13 @@ def show(document: dict) -> None:
     console.print(table('exits (cost of stopping there, and of the exit without the heads before it)',
                         ['exit', 'where', 'GMAC', 'alone', 'mIoU', 'temperature'], rows, 2))
     rows = [[name, point, ' '.join(f'{value:.4f}' for value in values['thresholds']),
-             *(f'{values[key]:.3f}' if key in values else '' for key in ('miou', 'forwarded_share'))]
+             *(f'{values[key]:.3f}' if key in values else '' for key in ('miou', 'forwarded_share', 'promise'))]
             for name, criterion in document['criteria'].items()
             for point, values in criterion['operating_points'].items()]
-    console.print(table('criteria', ['criterion', 'point', 'thresholds', 'mIoU', 'forwarded'], rows, 3))
+    console.print(table('criteria', ['criterion', 'point', 'thresholds', 'mIoU', 'forwarded', 'promise'], rows, 3))
+    rows = [[family, name, giga(exit_['macs']), f"{exit_['temperature']:.3f}"]
+            for family, expert in document['experts'].items() for name, exit_ in expert['exits'].items()]
+    if rows:
+        console.print(table('experts (cost of the head alone)', ['expert', 'exit', 'GMAC', 'temperature'], rows, 2))
     rows = [[name, f'{count / 1e6:.3f}'] for name, count in document['files'].items()]
     console.print(table('files', ['file', 'MB'], [*rows, ['all', f"{document['bytes'] / 1e6:.3f}"]]))

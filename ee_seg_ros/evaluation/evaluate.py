@@ -39,12 +39,13 @@ class Observations:
     matrices: int64 (n, exits, classes, classes + 1), see `metrics.confusion`, of each exit as a network of its own, the
     final output last. scores: criterion name -> float64 (n, judged exits: all but the last), NaN where the criterion
     gives no score. ends: criterion -> `Ends`, where these depend on it: where settled cells are not forwarded, and
-    where pixels stop one by one.
+    where pixels stop one by one. expert: whose heads ran, '' for the exits' own.
     """
 
     matrices: np.ndarray
     scores: dict
     ends: dict = field(default_factory=dict)
+    expert: str = ''
 
     def matrices_of(self, criterion: str, taken: np.ndarray) -> np.ndarray:
         """int64 (n, classes, classes + 1): each image's, where it ends at exit taken[i] by a criterion."""
@@ -55,7 +56,7 @@ class Observations:
         """float64 (n, exits): multiply-accumulates of each image that ends at an exit by a criterion."""
         if criterion in self.ends:
             return self.ends[criterion].macs
-        return np.broadcast_to(exit_costs(bundle), (len(self.matrices), len(bundle.exits)))
+        return np.broadcast_to(exit_costs(bundle, self.expert), (len(self.matrices), len(bundle.exits)))
 
 
 def check_classes(bundle: Bundle, dataset: str, root: str | None, split: str) -> None:
@@ -67,11 +68,12 @@ def check_classes(bundle: Bundle, dataset: str, root: str | None, split: str) ->
 
 
 def to_the_end(engine: Engine, image: np.ndarray, criterion: str = 'never', partial: bool = True,
-               limits: Sequence[float] | None = None) -> PairResult:
+               limits: Sequence[float] | None = None, expert: str = '') -> PairResult:
     """`run_pair` with thresholds that no score passes: all exits run, unless all pixels stop before."""
     rule = CRITERIA[criterion]
     never = -np.inf if rule.direction == 'below' else np.inf
-    return run_pair(engine, image, criterion, (never,) * len(engine.bundle.judged_exits), partial, limits)
+    return run_pair(engine, image, criterion, (never,) * len(engine.bundle.judged_exits), partial, limits,
+                    expert)
 
 
 def _ends(bundle, frame, labels):
@@ -96,21 +98,21 @@ def _scores(rule, bundle, frame):
     return (row + [np.nan] * missing)[:-1]
 
 
-def observe(engine: Engine, samples: Iterable,
-            report: Callable[[int], None] = lambda done: None) -> Observations:
+def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = lambda done: None,
+            expert: str = '') -> Observations:
     """Run every (image, labels) of `samples` through all exits of an engine (part 'all'); see `Observations`.
 
-    All criteria are scored, also those for which the bundle has no thresholds yet.
+    All criteria are scored, also those for which the bundle has no thresholds yet. expert: as of `Engine.segment`.
     """
     bundle = engine.bundle
     matrices, scores, ends = [], {name: [] for name in CRITERIA}, {}
     pixelwise = [name for name, rule in CRITERIA.items() if rule.pixelwise and name in bundle.limits]
     for image, labels in samples:
-        whole = to_the_end(engine, image, partial=False)
+        whole = to_the_end(engine, image, partial=False, expert=expert)
         matrices.append(_ends(bundle, whole, labels)[0])
-        forwarded = to_the_end(engine, image) if bundle.forwards_cells else whole
+        forwarded = to_the_end(engine, image, expert=expert) if bundle.forwards_cells else whole
         for name, rule in CRITERIA.items():
-            frame = to_the_end(engine, image, name) if name in pixelwise else forwarded
+            frame = to_the_end(engine, image, name, expert=expert) if name in pixelwise else forwarded
             scores[name].append(_scores(rule, bundle, frame))
             if frame is not whole:
                 ends.setdefault(name, []).append((*_ends(bundle, frame, labels), len(frame.payload(engine))))
@@ -118,7 +120,7 @@ def observe(engine: Engine, samples: Iterable,
     if not matrices:
         raise ValueError('there are no images to evaluate')
     return Observations(np.array(matrices), {name: np.array(rows, np.float64) for name, rows in scores.items()},
-                        {name: Ends(*map(np.array, zip(*rows))) for name, rows in ends.items()})
+                        {name: Ends(*map(np.array, zip(*rows))) for name, rows in ends.items()}, expert)
 
 
 def exits_taken(rule: Criterion, scores: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
@@ -131,18 +133,19 @@ def exits_taken(rule: Criterion, scores: np.ndarray, thresholds: Sequence[float]
     return taken
 
 
-def static_costs(bundle: Bundle) -> list:
+def static_costs(bundle: Bundle, expert: str = '') -> list:
     """Multiply-accumulates of each exit as a network of its own: its stages and its head; the final output last.
 
-    Behind the split they include encoder and decoder.
+    Behind the split they include encoder and decoder. expert: whose heads they are, as of `Engine.segment`.
     """
-    return [float(sum(bundle.graphs[graph]['macs'] for graph in bundle.path_to(exit_.name))) for exit_ in bundle.exits]
+    return [float(sum(bundle.graphs[graph]['macs'] for graph in bundle.path_to(exit_.name)[:-1])) + exit_.macs
+            for exit_ in bundle.exits_for(expert)]
 
 
-def exit_costs(bundle: Bundle) -> list:
+def exit_costs(bundle: Bundle, expert: str = '') -> list:
     """Multiply-accumulates of stopping at each exit: those of the exit alone, and all heads passed on the way to it."""
     costs, passed = [], 0.0
-    for exit_, alone in zip(bundle.exits, static_costs(bundle)):
+    for exit_, alone in zip(bundle.exits_for(expert), static_costs(bundle, expert)):
         costs.append(alone + passed)
         passed += exit_.macs
     return costs

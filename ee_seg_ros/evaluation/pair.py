@@ -17,13 +17,14 @@ class PairResult:
     """What the robot, and the server where it was asked, made of an image.
 
     sides: one `Result` or two. onboard: what went with the features, None where nothing was forwarded. features: these.
-    kept: pixels that keep the onboard label, as of `Engine.kept`.
+    kept: pixels that keep the onboard label, as of `Engine.kept`. expert: whose heads ran, '' for the exits' own.
     """
 
     sides: list
     onboard: OnboardMap | None = None
     features: dict = field(default_factory=dict)
     kept: np.ndarray | None = None
+    expert: str = ''
 
     @property
     def outputs(self) -> list:
@@ -49,24 +50,25 @@ class PairResult:
         if self.onboard is None:
             return b''
         place = self.sides[0].placement
-        return pack(engine.bundle, self.features, place, (place.image_width, place.image_height), self.onboard)
+        return pack(engine.bundle, self.features, place, (place.image_width, place.image_height), self.onboard,
+                    self.expert)
 
 
 def run_pair(engine: Engine, image: np.ndarray, criterion: str, thresholds: Sequence[float], partial: bool = True,
-             limits: Sequence[float] | None = None) -> PairResult:
+             limits: Sequence[float] | None = None, expert: str = '') -> PairResult:
     """Run an image (uint8 (H, W, 3) RGB) through both sides until an exit settles; engine with part 'all'.
 
-    criterion, thresholds, limits: as of `Engine.segment`. partial: forward only cells that are not settled, where the
-    bundle knows them; a frame without any is not forwarded.
+    criterion, thresholds, limits, expert: as of `Engine.segment`. partial: forward only cells that are not settled,
+    where the bundle knows them; a frame without any is not forwarded.
     """
-    robot = engine.segment(image, criterion, thresholds, limits)
+    robot = engine.segment(image, criterion, thresholds, limits, expert)
     if robot.settled or engine.bundle.split is None:
-        return PairResult([robot])
+        return PairResult([robot], expert=expert)
     onboard = engine.onboard_map(robot)
     if not partial:
         onboard = OnboardMap(onboard.classes)
     if onboard.sent is not None and not onboard.sent.any():
-        return PairResult([robot])
+        return PairResult([robot], expert=expert)
     features = engine.encode(robot)
-    server = engine.finish(features, robot.placement, criterion, thresholds, onboard, limits)
-    return PairResult([robot, server], onboard, features, engine.kept(robot, onboard))
+    server = engine.finish(features, robot.placement, criterion, thresholds, onboard, limits, expert)
+    return PairResult([robot, server], onboard, features, engine.kept(robot, onboard), expert)

@@ -73,3 +73,35 @@ def plot_criteria(found: dict, path: Path) -> None:
     figure.suptitle(f"{found['bundle']['name']} on {found['images']} images of {found['dataset']} {found['split']}")
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
+
+
+def plot_distortions(found: dict, path: Path) -> None:
+    """Plot the rows of `distortions.json`: mIoU and share of the masks that leave onboard against the level."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    names = [name for name in dict.fromkeys(row['distortion'] for row in found['rows']) if name != 'clean']
+    heads = list(dict.fromkeys(row['heads'] for row in found['rows']))
+    clean = next(row['onboard_miou'] for row in found['rows'] if row['distortion'] == 'clean')
+    figure, panels = pyplot.subplots(2, len(names), figsize=(3 * len(names), 6), sharey='row', sharex='col',
+                                     layout='constrained')
+    for column, name in zip(panels.T, names):
+        for index, kind in enumerate(heads):
+            rows = [row for row in found['rows'] if (row['distortion'], row['heads']) == (name, kind)]
+            levels = [row['level'] for row in rows]
+            for axes, key in zip(column, ('onboard_miou', 'onboard_share')):
+                axes.plot(levels, [100 * row[key] for row in rows], 'os^'[index] + ('-' if index != 1 else '--'),
+                          color=f'C{index}', label=kind, alpha=0.85)
+        column[0].axhline(100 * clean, color='k', linewidth=0.7, linestyle=':')
+        column[0].set_title(name)
+        column[1].set_xlabel('level')
+        for axes in column:
+            axes.grid(alpha=0.3)
+    panels[0, 0].set_ylabel('mIoU of the masks\nthat leave onboard, %')
+    panels[1, 0].set_ylabel('settled onboard, %')
+    panels[0, 0].legend(title='heads (dotted: clean)')
+    figure.suptitle(f"{found['bundle']['name']}, {found['criterion']} {found['operating_point']}, on {found['images']} "
+                    f"images of {found['dataset']} {found['split']}")
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)

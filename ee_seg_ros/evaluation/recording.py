@@ -126,6 +126,9 @@ def summarise(frames: list, bundle: Bundle, totals: dict) -> dict:
         summary['exit_names'] = [*names, 'not settled']
         summary['forwarded_share'] = len(forwarded) / len(traced)
         sources = [frame.trace().get('final_source', '') for frame in traced]
+        experts = [frame.trace().get('expert', '') for frame in traced]
+        if any(experts):
+            summary['experts'] = {name: experts.count(name) / len(traced) for name in sorted(set(experts))}
         summary['final_sources'] = {name: sources.count(name) / len(traced) for name in sorted(set(sources))}
     for kind in ('mask', 'refined'):
         delays = [frame.delay_ms(kind) for frame in frames if frame.received(kind)]

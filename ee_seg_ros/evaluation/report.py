@@ -157,6 +157,36 @@ def criteria_tables(found: dict) -> list:
     return [*tables, table('claims', ['claim', 'value', '90 %', '95 %'], claims)]
 
 
+def distortion_tables(found: dict) -> list:
+    """The tables of `distortions.json`: what each distortion costs, what the detector sees, and the claims."""
+    def shown(value):
+        return '' if value is None else points(value)
+    settings = list(dict.fromkeys((row['distortion'], row['level']) for row in found['rows']))
+    heads = list(dict.fromkeys(row['heads'] for row in found['rows']))
+    kinds = (('onboard_miou', 'at once'), ('onboard_share', 'settled'), ('forwarded_share', 'forwarded'),
+             ('final_miou', 'final'), ('broken_promises', 'broken'), ('edge_outage', 'outage'),
+             ('missed_deadlines', 'late'))
+    by_key = {(row['distortion'], row['level'], row['heads']): row for row in found['rows']}
+    title = (f"{found['bundle']['name']}, {found['criterion']} {found['operating_point']}, on {found['images']} images "
+             f"of {found['dataset']} {found['split']}; heads: {' / '.join(heads)}")
+    tables = [table(f'{title}; all in %', ['distortion', 'level', *(name for _, name in kinds)],
+                    [[name, f'{level:g}', *(' / '.join(shown(by_key[name, level, each][key]) for each in heads)
+                                            for key, _ in kinds)] for name, level in settings])]
+    if found['detector']:
+        families = [key for key in found['detector'][0] if key not in ('distortion', 'level', 'family', 'recall',
+                                                                       'level_found')]
+        tables.append(table('what the detector sees, % of the images',
+                            ['distortion', 'level', *families, 'strength'],
+                            [[row['distortion'], f"{row['level']:g}", *(points(row[family]) for family in families),
+                              f"{row['level_found']:.2f}"] for row in found['detector']]))
+    more = [(f'{name}: share won back by {each}', value) for name, entry in found['recovered'].items()
+            for each, value in entry.items() if each in heads]
+    more += [(f'{name}, mildest level: recall', value) for name, value in found['mildest_recall'].items()]
+    more += [(f'{name}: taken for clean', value) for name, value in found['video_clean_recall'].items()]
+    return [*tables, table('claims, and more', ['', 'value'],
+                           [[name, f'{value:.4g}'] for name, value in [*found['claims'].items(), *more]])]
+
+
 def _savings_rows(savings, kind, scale, digits):
     def shown(value, factor=scale, places=digits):
         return '' if value is None else f'{factor * value:.{places}f}'
@@ -175,6 +205,11 @@ def _savings_rows(savings, kind, scale, digits):
     return rows
 
 
+def distorted(summary: dict) -> str:
+    """What a demo's title says of the distortion: ', noise:20', or nothing."""
+    return f", {summary['distort']}" if summary.get('distort') else ''
+
+
 def demo_table(summary: dict):
     """The table of a demo's `summary.json`; what was not measured has no row."""
     def times(key):
@@ -188,6 +223,7 @@ def demo_table(summary: dict):
              for name, share in zip(summary.get('exit_names', []), summary.get('exit_shares', []))]
     if 'forwarded_share' in summary:
         rows.append(('forwarded', f"{summary['forwarded_share']:.3f}"))
+    rows += [(f"expert {name or 'none'}", f'{share:.3f}') for name, share in summary.get('experts', {}).items()]
     rows += [('image to mask, p50 / p95', times('mask_ms')), ('image to refined mask, p50 / p95', times('refined_ms'))]
     if 'bytes_per_forwarded_frame' in summary:
         rows.append(('features per forwarded frame', f"{summary['bytes_per_forwarded_frame']:.0f} bytes"))
@@ -197,5 +233,5 @@ def demo_table(summary: dict):
     names = {'mask': 'onboard masks', 'refined': 'refined masks', 'final': 'final masks'}
     rows += [(f'mIoU of {names[kind]}', f'{points(value)} %') for kind, value in summary.get('miou', {}).items()]
     return table(f"{summary['bundle']}, {summary['criterion']} {summary['operating_point']}, "
-                 f"{'/'.join(Path(summary['source']).parts[-2:])}",
+                 f"{'/'.join(Path(summary['source']).parts[-2:])}{distorted(summary)}",
                  ['', 'measured'], [row for row in rows if row[1] is not None])

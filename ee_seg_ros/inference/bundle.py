@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Optional
@@ -17,6 +17,7 @@ from ee_seg_ros.inference.tiles import DENSE_ABOVE, Tiling
 
 FORMAT = 1
 OPERATING_POINTS = ('fast', 'balanced', 'accurate')
+NO_EXPERT = ('', 'clean', 'auto', 'off')    # what no expert can be called
 SEARCHED = 'searched'    # one more, of the criterion that a search chose: the thresholds that it found
 
 
@@ -34,7 +35,10 @@ class ClassInfo:
 
 @dataclass(frozen=True)
 class Exit:
-    """A head behind a stage. macs: the head's own multiply-accumulates. onboard: whether it lies before the split."""
+    """A head behind a stage. macs: the head's own multiply-accumulates. onboard: whether it lies before the split.
+
+    expert: the family of distortions that the head was trained on; '' for the exit's own head.
+    """
 
     name: str
     stage: str
@@ -43,6 +47,7 @@ class Exit:
     temperature: float
     macs: float
     onboard: bool
+    expert: str = ''
 
 
 def shipped_folders() -> list:
@@ -141,12 +146,32 @@ def _check_order(document, path):
 
 def _check_thresholds(document, path):
     judged = len(document['exits']) - 1
-    for name, criterion in document['criteria'].items():
-        for point, values in criterion['operating_points'].items():
-            if len(values['thresholds']) != judged:
-                raise BundleError(f'{path}/bundle.json: criterion {name}, operating point {point} has '
-                                  f"{len(values['thresholds'])} thresholds, expected one per exit but the last "
-                                  f'({judged})')
+    experts = document.get('experts', {})
+    for where, criteria in [('', document['criteria']), *((f' of the expert {family}', expert['criteria'])
+                                                          for family, expert in experts.items())]:
+        for name, criterion in criteria.items():
+            for point, values in criterion['operating_points'].items():
+                if len(values['thresholds']) != judged:
+                    raise BundleError(f'{path}/bundle.json: criterion {name}{where}, operating point {point} has '
+                                      f"{len(values['thresholds'])} thresholds, expected one per exit but the last "
+                                      f'({judged})')
+
+
+def _check_experts(document, path):
+    """Each expert's head reads what its exit's own head reads, or less, and puts out logits of the same shape."""
+    exits = {exit_['name']: document['graphs'][exit_['graph']] for exit_ in document['exits']}
+    for family, expert in document.get('experts', {}).items():
+        if family in NO_EXPERT:
+            raise BundleError(f'{path}/bundle.json calls an expert {family!r}, which means that there is none')
+        for name, entry in expert['exits'].items():
+            graph, own = document['graphs'].get(entry['graph']), exits.get(name)
+            if graph is None or own is None:
+                raise BundleError(f"{path}/bundle.json names an expert {family} of the exit {name!r} with the graph "
+                                  f"{entry['graph']!r}, one of which it does not define")
+            shapes = [document['tensors'][described['outputs'][0]]['shape'] for described in (graph, own)]
+            if not set(graph['inputs']) <= set(own['inputs']) or shapes[0] != shapes[1]:
+                raise BundleError(f'{path}/bundle.json: the expert {family} of exit {name} must read what the exit '
+                                  'reads, and put out logits of the same shape')
 
 
 def _check_tiles(document, path):
@@ -224,7 +249,8 @@ class Bundle:
     path, name; classes (tuple of ClassInfo); width, height of the network input in pixels; stages (graph names); split
     (None: all of it runs onboard). exits (tuple of Exit, the last one is the final output), of which onboard_exits and
     offboard_exits lie before and behind the split; judged_exits (all but the last): those at which a criterion may
-    stop. criteria (names that can be chosen); feature_tensors (names of what travels); document (bundle.json).
+    stop. experts (names, each a family of distortions whose heads may stand in for the exits' own: `exits_for`).
+    criteria (names that can be chosen); feature_tensors (names of what travels); document (bundle.json).
     """
 
     def __init__(self, path: Path, document: dict):
@@ -242,6 +268,7 @@ class Bundle:
         self.onboard_exits = tuple(exit_ for exit_ in self.exits if exit_.onboard)
         self.offboard_exits = self.exits[len(self.onboard_exits):]
         self.judged_exits = self.exits[:-1]
+        self.experts = tuple(document.get('experts', {}))
         self.criteria = tuple(document['criteria']) + ('always', 'never')
         self.feature_tensors = tuple(self.graphs[self.split['encode']]['outputs']) if self.split else ()
 
@@ -252,6 +279,7 @@ class Bundle:
         document = _read(path)
         _check_references(document, path)
         _check_order(document, path)
+        _check_experts(document, path)
         _check_thresholds(document, path)
         _check_gain(document, path)
         _check_tiles(document, path)
@@ -259,10 +287,34 @@ class Bundle:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits over what the wire depends on: input, classes, tensors, graphs, split and codec."""
+        """16 hex digits over what the wire depends on: input, classes, tensors, graphs, experts, split and codec."""
         keys = ('input', 'classes', 'tensors', 'graphs', 'stages', 'split', 'codec')
-        parts = json.dumps({key: self.document[key] for key in keys}, sort_keys=True)
-        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+        parts = {key: self.document[key] for key in keys}
+        if self.experts:    # payloads name one
+            parts['experts'] = {family: {name: entry['graph'] for name, entry in expert['exits'].items()}
+                                for family, expert in self.document['experts'].items()}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def exits_for(self, expert: str = '') -> tuple:
+        """`exits` with the heads of an expert, where it has some; other exits keep their own, as all do for ''.
+
+        Raises BundleError that lists the experts if there is none of that name.
+        """
+        return self.exits if not expert else tuple(self._expert_exit(expert, exit_) for exit_ in self.exits)
+
+    def _expert_exit(self, expert, exit_):
+        entry = self._expert(expert)['exits'].get(exit_.name)
+        if entry is None:
+            return exit_
+        graph = self.graphs[entry['graph']]
+        return replace(exit_, graph=entry['graph'], logits=graph['outputs'][0], temperature=float(entry['temperature']),
+                       macs=float(graph['macs']), expert=expert)
+
+    def _expert(self, expert):
+        if expert not in self.experts:
+            raise BundleError(f'bundle {self.name} has no expert {expert!r}: choose one of '
+                              f"{', '.join(self.experts) or 'none (it has no experts)'}")
+        return self.document['experts'][expert]
 
     @cached_property
     def palette(self) -> np.ndarray:
@@ -338,20 +390,30 @@ class Bundle:
 
     def graph_bytes(self, graph: str) -> bytes:
         """The ONNX file of a graph; raises BundleError if it is missing or not the one that bundle.json describes."""
-        path = self.path / self.graphs[graph]['file']
+        return self.file_bytes(self.graphs[graph]['file'], self.graphs[graph]['sha256'])
+
+    def file_bytes(self, file: str, sha256: str) -> bytes:
+        """A file of the bundle; raises BundleError if it is missing or not the one with this SHA-256."""
+        path = self.path / file
         try:
             content = path.read_bytes()
         except OSError as error:
             raise BundleError(f'{path} cannot be read ({error.strerror}): copy the bundle again') from None
-        if hashlib.sha256(content).hexdigest() != self.graphs[graph]['sha256']:
+        if hashlib.sha256(content).hexdigest() != sha256:
             raise BundleError(f'{path} is damaged or belongs to another bundle (its SHA-256 differs from the one in '
                               'bundle.json): copy the bundle again')
         return content
 
-    def thresholds(self, criterion: str, operating_point: str) -> tuple:
+    @property
+    def detector(self) -> Optional[dict]:
+        """What bundle.json says of the detector of distortions, see `inference.detector`; None: there is none."""
+        return self.document.get('detector')
+
+    def thresholds(self, criterion: str, operating_point: str, expert: str = '') -> tuple:
         """Thresholds of an operating point, one per judged exit. Raises BundleError that lists what exists.
 
-        A bundle with a single exit has nothing to judge: any criterion will do.
+        expert: whose; where it has no such operating point, those of the exits' own heads serve. A bundle with a single
+        exit has nothing to judge: any criterion will do.
         """
         if not self.judged_exits:
             return ()
@@ -364,4 +426,6 @@ class Bundle:
         if operating_point not in points:
             raise BundleError(f'criterion {criterion} of bundle {self.name} has no operating point '
                               f"{operating_point!r}: choose one of {', '.join(points)}")
+        if expert:
+            points = points | self._expert(expert)['criteria'].get(criterion, {}).get('operating_points', {})
         return tuple(float(value) for value in points[operating_point]['thresholds'])

@@ -93,8 +93,9 @@ class Engine:
 
     def _graphs_of(self, part):
         bundle = self.bundle
-        onboard = [*self._onboard_stages, *(exit_.graph for exit_ in bundle.onboard_exits)]
-        offboard = [*self._rest_stages, *(exit_.graph for exit_ in bundle.offboard_exits)]
+        heads = [exit_ for expert in ('', *bundle.experts) for exit_ in bundle.exits_for(expert)]
+        onboard = [*self._onboard_stages, *dict.fromkeys(exit_.graph for exit_ in heads if exit_.onboard)]
+        offboard = [*self._rest_stages, *dict.fromkeys(exit_.graph for exit_ in heads if not exit_.onboard)]
         if bundle.split is not None:
             onboard.append(bundle.split['encode'])
             offboard.append(bundle.split['decode'])
@@ -105,7 +106,8 @@ class Engine:
         bundle = self.bundle
         if bundle.tiling is not None:
             first = bundle.stages[0]
-            able = [*bundle.stages[1:], *(exit_.graph for exit_ in bundle.exits if exit_.stage != first)]
+            able = [*bundle.stages[1:], *(exit_.graph for expert in ('', *bundle.experts)
+                                          for exit_ in bundle.exits_for(expert) if exit_.stage != first)]
             self._graphs.prepare_tiles(name for name in able if name in self._graphs.names)
 
     def _run(self, graph, result):
@@ -181,7 +183,7 @@ class Engine:
                               f"{', '.join(self.bundle.criteria)}, or export it with --statistics")
         return np.asarray(self.bundle.limits[criterion] if limits is None else limits, np.float32)
 
-    def _run_side(self, stages, exits, result, criterion, thresholds, limits):
+    def _run_side(self, stages, result, criterion, thresholds, limits, expert):
         """Run stages, and the exits behind each of them, until an exit settles or none is left."""
         rule, judged, limits = CRITERIA[criterion], self.bundle.judged_exits, self._limits(criterion, limits)
         if thresholds is None and rule.score is None:
@@ -190,6 +192,7 @@ class Engine:
             raise ValueError(f'thresholds is {thresholds}: expected {len(judged)}, one for each of '
                              f"{', '.join(exit_.name for exit_ in judged) or 'no exits'}")
         threshold_of = {exit_.name: threshold for exit_, threshold in zip(judged, thresholds)}
+        exits = self.bundle.exits_for(expert)
         began = time.perf_counter()
         for stage in stages:
             self._choose_tiles(result, 'onboard' if stage in self._onboard_stages else 'offboard')
@@ -215,15 +218,16 @@ class Engine:
                       preprocess_ms=(time.perf_counter() - began) * 1e3)
 
     def segment(self, image: np.ndarray, criterion: str, thresholds: Optional[Sequence[float]] = None,
-                limits: Optional[Sequence[float]] = None) -> Result:
+                limits: Optional[Sequence[float]] = None, expert: str = '') -> Result:
         """Run the onboard stages on an image (uint8 (H, W, 3) RGB) until an exit settles or none is left.
 
         criterion: a name of `criteria.CRITERIA`. thresholds: one for each of the bundle's judged exits, those behind
         the split included; `always` and `never` need none. limits: one for each class, of a criterion that stops
-        pixels; None: the bundle's.
+        pixels; None: the bundle's. expert: whose heads stand in for the exits' own (one of `Bundle.experts`); '': none.
+        All experts' graphs are loaded: each frame may name another.
         """
         result = self._place(image)
-        self._run_side(self._onboard_stages, self.bundle.onboard_exits, result, criterion, thresholds, limits)
+        self._run_side(self._onboard_stages, result, criterion, thresholds, limits, expert)
         return result
 
     def encode(self, result: Result) -> dict:
@@ -268,12 +272,12 @@ class Engine:
 
     def finish(self, features: dict, placement: Placement, criterion: str = 'never',
                thresholds: Optional[Sequence[float]] = None, onboard: Optional[OnboardMap] = None,
-               limits: Optional[Sequence[float]] = None) -> Result:
+               limits: Optional[Sequence[float]] = None, expert: str = '') -> Result:
         """Finish the inference from features (as `encode` made them): stops at an exit behind the split that settles.
 
-        criterion, thresholds, limits: as of `segment`; the same serve both sides. onboard: what came with the features;
-        with it, the first exit here is compared with the last one onboard, and cells that were not sent have the
-        robot's classes in all outputs.
+        criterion, thresholds, limits, expert: as of `segment`; the same serve both sides. onboard: what came with the
+        features; with it, the first exit here is compared with the last one onboard, and cells that were not sent have
+        the robot's classes in all outputs.
         """
         began, bundle = time.perf_counter(), self.bundle
         result = Result(placement)
@@ -287,19 +291,20 @@ class Engine:
         result.tensors = {name: OrtValue.ortvalue_from_numpy(tensor) for name, tensor in features.items()}
         self._run(bundle.split['decode'], result)
         result.inference_ms = (time.perf_counter() - began) * 1e3
-        self._run_side(self._rest_stages, bundle.offboard_exits, result, criterion, thresholds, limits)
+        self._run_side(self._rest_stages, result, criterion, thresholds, limits, expert)
         return result
 
-    def run_exit(self, image: np.ndarray, exit_name: str) -> Result:
+    def run_exit(self, image: np.ndarray, exit_name: str, expert: str = '') -> Result:
         """Run one exit alone, as a network of its own: the stages up to it and its head, no other head, no criterion.
 
-        Behind the split the features pass encoder and decoder. Raises BundleError for a name that there is not.
+        Behind the split the features pass encoder and decoder. expert: as of `segment`. Raises BundleError for a name
+        that there is not.
         """
         *path, _ = self.bundle.path_to(exit_name)
         result = self._place(image)
         began = time.perf_counter()
         for graph in path:
             self._run(graph, result)
-        self._run_head(next(exit_ for exit_ in self.bundle.exits if exit_.name == exit_name), result)
+        self._run_head(next(exit_ for exit_ in self.bundle.exits_for(expert) if exit_.name == exit_name), result)
         result.inference_ms = (time.perf_counter() - began) * 1e3
         return result

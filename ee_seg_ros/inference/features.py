@@ -36,7 +36,8 @@ class FeatureError(ValueError):
 class Features:
     """A checked payload: tensors (uint8 by name), the image's placement, the wanted size of the mask in pixels.
 
-    onboard: what the robot knows; features of cells that it did not send are zero.
+    onboard: what the robot knows; features of cells that it did not send are zero. expert: whose heads it used, '' for
+    the exits' own.
     """
 
     tensors: dict
@@ -44,6 +45,7 @@ class Features:
     output_width: int
     output_height: int
     onboard: OnboardMap
+    expert: str = ''
 
 
 def _description(bundle):
@@ -60,17 +62,18 @@ def _by_cell(bundle):
     return Tiling(*bundle.tiling.cells, 1, 1)
 
 
-def pack(bundle: Bundle, tensors: dict, placement: Placement, output_size: tuple, onboard: OnboardMap) -> bytes:
+def pack(bundle: Bundle, tensors: dict, placement: Placement, output_size: tuple, onboard: OnboardMap,
+         expert: str = '') -> bytes:
     """Pack feature tensors (uint8, as `Engine.encode` gives them) for the wire.
 
     placement: of the image in the network input. output_size: (width, height) that the refined mask shall have.
-    onboard: `Engine.onboard_map`; of cells that it does not send only the classes travel.
+    onboard: `Engine.onboard_map`; of cells that it does not send only the classes travel. expert: whose heads ran.
     """
     sent = {name: tensors[name] for name in bundle.feature_tensors}
     if onboard.sent is not None:
         sent = {name: _by_cell(bundle).gather(tensor, onboard.sent) for name, tensor in sent.items()}
     document = {
-        'version': VERSION, 'fingerprint': bundle.fingerprint, 'split': bundle.split['after'], 'expert': '',
+        'version': VERSION, 'fingerprint': bundle.fingerprint, 'split': bundle.split['after'], 'expert': expert,
         'rate': 0, 'image': [placement.image_width, placement.image_height],
         'output': [int(output_size[0]), int(output_size[1])], 'classes': onboard.classes.tobytes(),
         'cells': None if onboard.sent is None else np.packbits(onboard.sent).tobytes(),
@@ -169,8 +172,11 @@ def unpack(bundle: Bundle, data) -> Features:
     if document['fingerprint'] != bundle.fingerprint:
         raise FeatureError('foreign', f"features of bundle {str(document['fingerprint'])[:16]}, this side runs "
                                       f'{bundle.fingerprint} ({bundle.name}): run the same bundle on both sides')
-    if document['split'] != bundle.split['after'] or document['expert'] != '' or document['rate'] != 0:
-        raise FeatureError('damaged', 'split, expert or rate are none that this bundle knows')
+    if document['split'] != bundle.split['after'] or document['rate'] != 0:
+        raise FeatureError('damaged', 'split or rate are none that this bundle knows')
+    if not isinstance(document['expert'], str) or document['expert'] not in ('', *bundle.experts):
+        raise FeatureError('damaged', f"the expert {str(document['expert'])[:40]!r} was used, bundle {bundle.name} has "
+                                      f"{', '.join(bundle.experts) or 'none'}")
     image_width, image_height = _size(document, 'image')
     output_width, output_height = _size(document, 'output')
     limit = _LARGEST_OUTPUT * bundle.width * bundle.height
@@ -179,4 +185,4 @@ def unpack(bundle: Bundle, data) -> Features:
                                         f'{image_width}x{image_height} is asked for; at most {limit} pixels are served')
     onboard = _onboard_map(bundle, document)
     return Features(_tensors(bundle, document['tensors'], onboard.sent), fit(image_width, image_height, bundle),
-                    output_width, output_height, onboard)
+                    output_width, output_height, onboard, document['expert'])

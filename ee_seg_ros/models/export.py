@@ -16,7 +16,9 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
+from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA
+from ee_seg_ros.inference.detector import Detector
 from ee_seg_ros.models.multi_exit import DEFAULT_INPUT, MultiExitNet, Part
 
 TOLERANCE = 2e-3    # largest difference of a float output between torch and onnxruntime, as a share of the largest
@@ -62,9 +64,12 @@ def _folded(module):
 
 
 def parts(net: MultiExitNet) -> list:
-    """The parts of a network as they are exported, in eval mode: features are uint8 between `encode` and `decode`."""
+    """The parts of a network as they are exported, in eval mode, its experts behind all others.
+
+    Features are uint8 between `encode` and `decode`.
+    """
     wrappers = {'encode': _ToLevels, 'decode': _FromLevels}
-    pieces = net.eval().parts
+    pieces = [*net.eval().parts, *net.expert_parts]
     return [replace(part, module=_folded(wrappers[part.kind](part.module) if part.kind in wrappers else part.module))
             for part in pieces]
 
@@ -96,7 +101,7 @@ def _tiling(pieces, tensors):
     tile, and all dimensions are fixed.
     """
     first, *rest = pieces
-    able = [part for part in rest if part.kind == 'stage' or (part.kind == 'exit' and part.inputs[0] not in
+    able = [part for part in rest if part.kind == 'stage' or (part.kind in ('exit', 'expert') and part.inputs[0] not in
                                                               first.outputs)]
     sizes = {name: tuple(tensors[name].shape[-2:]) for part in able for name in (*part.inputs, *part.outputs)}
     cells = min(sizes.values(), default=(1, 1))
@@ -146,12 +151,19 @@ def _exits(pieces):
     return exits
 
 
+def _experts(net, criteria):
+    """The experts of bundle.json, by family; criteria: of its exits, which stand there until others are measured."""
+    return {family: {'exits': {name: {'graph': f'{name}_{family}', 'temperature': 1.0} for name in heads},
+                     'criteria': copy.deepcopy(criteria)} for family, heads in net.experts.items()}
+
+
 def _remove_previous(out):
     """Remove the bundle that lies in a folder, and nothing else: its graphs may have other names than the new ones."""
     document = out / 'bundle.json'
     if document.is_file():
-        graphs = json.loads(document.read_text(encoding='utf-8'))['graphs']
-        for path in (document, out / 'weights.safetensors', *(out / graph['file'] for graph in graphs.values())):
+        previous = json.loads(document.read_text(encoding='utf-8'))
+        files = [*previous['graphs'].values(), *filter(None, [previous.get('detector')])]
+        for path in (document, out / 'weights.safetensors', *(out / entry['file'] for entry in files)):
             path.unlink(missing_ok=True)
 
 
@@ -190,6 +202,8 @@ def export(net: MultiExitNet, out: str | Path, name: str, provenance: dict, clas
         after = next(part.name for part in stages if part.outputs[-1] == f'unit{net.split_unit}')
         split = {'after': after, 'encode': 'encode', 'decode': 'decode'}
     exits = _exits(pieces)
+    criteria = {rule.name: rule.entry(len(exits) - 1) for rule in CRITERIA.values()
+                if rule.score and not rule.needs and len(exits) > 1}
     document = {
         'format': 1, 'name': name, 'classes': classes,
         'input': {'width': width, 'height': height, 'scale': list(scaling['scale']),
@@ -198,12 +212,34 @@ def export(net: MultiExitNet, out: str | Path, name: str, provenance: dict, clas
                     for key, tensor in tensors.items()},
         'graphs': graphs, 'stages': [part.name for part in stages], 'exits': exits, 'split': split, 'tile': tile,
         'codec': {'name': 'zstd', 'levels': net.bottleneck.levels if split else 2},
-        'criteria': {rule.name: rule.entry(len(exits) - 1) for rule in CRITERIA.values()
-                     if rule.score and not rule.needs and len(exits) > 1},
-        'provenance': provenance, 'network': net.spec,
+        'criteria': criteria, 'provenance': provenance, 'network': net.spec,
     }
+    if net.experts:
+        document['experts'] = _experts(net, criteria)
     if with_weights:
         save_file({key: value.contiguous() for key, value in net.state_dict().items()},
                   str(out / 'weights.safetensors'))
     (out / 'bundle.json').write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')
     return out
+
+
+def add_detector(bundle: Path, folder: Path) -> None:
+    """Put a detector of distortions into a bundle, in place of an earlier one.
+
+    folder: where `ee_seg train` wrote it (detector.json and its graph), or another bundle, whose detector is taken. The
+    fingerprint stays: nothing that is sent depends on it. Raises ValueError for a folder without a detector,
+    BundleError for one that cannot be used.
+    """
+    trained = folder / 'detector.json'
+    try:
+        described = json.loads((trained if trained.is_file() else folder / 'bundle.json').read_text(encoding='utf-8'))
+        described = described if trained.is_file() else described['detector']
+        content = (folder / described['file']).read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{folder} holds no detector ({error}): expected detector.json and detector.onnx as '
+                         '`ee_seg train` writes them, or a bundle that has one') from None
+    document = json.loads((bundle / 'bundle.json').read_text(encoding='utf-8'))
+    document['detector'] = described
+    (bundle / described['file']).write_bytes(content)
+    (bundle / 'bundle.json').write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')
+    Detector(Bundle.load(bundle))

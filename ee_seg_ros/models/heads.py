@@ -75,18 +75,38 @@ class MessHead(nn.Module):
         return self.classify(self.dropout(self.mix(looked)))
 
 
+class Adapter(nn.Module):
+    """x + what an inverted residual block (MobileNetV2's: widen, depthwise 3x3, narrow) makes of it.
+
+    It begins with adding nothing: an expert head that has one begins as the exit's own head.
+    """
+
+    def __init__(self, channels: int, expansion: int = 2, dilation: int = 1):
+        super().__init__()
+        width = expansion * channels
+        self.body = nn.Sequential(conv_bn(channels, width), conv_bn(width, width, 3, dilation, width),
+                                  nn.Conv2d(width, channels, 1, bias=False), nn.BatchNorm2d(channels))
+        nn.init.zeros_(self.body[-1].weight)
+
+    def forward(self, features):
+        return features + self.body(features)
+
+
 class ContextHead(nn.Module):
     """A light exit head of ours: reduce, look around at several dilation rates (depthwise), mix, classify.
 
     With `skip` channels it also takes finer features (stride 8), at which it then classifies: thin things are lost at
-    stride 16. Input (N, inputs, h, w) and, with a skip, (N, skip, m h, m w); output (N, classes, ..) at the finer of
-    the two, at stride 8 where `stride` is finer still.
+    stride 16. adapt: how many `Adapter`s its features, and the finer ones, pass first. Input (N, inputs, h, w) and,
+    with a skip, (N, skip, m h, m w); output (N, classes, ..) at the finer of the two, at stride 8 where `stride` is
+    finer still.
     """
 
     def __init__(self, inputs: int, classes: int, stride: int = 16, width: int = 64, rates: tuple = (1, 4, 8),
-                 skip: int = 0):
+                 skip: int = 0, adapt: int = 0):
         super().__init__()
         self.skip_channels = skip
+        self.adapt = nn.Sequential(*[Adapter(inputs) for _ in range(adapt)])
+        self.adapt_skip = nn.Sequential(*[Adapter(skip) for _ in range(adapt if skip else 0)])
         step = max(1, 8 // stride)
         self.reduce = conv_bn(inputs, width, 1 if step == 1 else 3, stride=step)
         self.context = nn.ModuleList([conv_bn(width, width, 3, rate, width) for rate in rates])
@@ -99,12 +119,12 @@ class ContextHead(nn.Module):
         self.classify = nn.Conv2d(48 if skip else width, classes, 1)
 
     def forward(self, features, skip=None):
-        reduced = self.reduce(features)
+        reduced = self.reduce(self.adapt(features))
         mixed = self.mix(torch.cat([reduced] + [look(reduced) for look in self.context], 1))
         if self.skip_channels:
             # 1x1 before the resize: the same values at a quarter of the cost
             grown = functional.interpolate(self.grow(mixed), size=skip.shape[-2:], mode='bilinear', align_corners=False)
-            mixed = self.refine(functional.relu6(grown + self.skip(skip)))
+            mixed = self.refine(functional.relu6(grown + self.skip(self.adapt_skip(skip))))
         return self.classify(self.dropout(mixed))
 
 

@@ -78,6 +78,8 @@ class MultiExitNet(nn.Module):
     features. Only their bottlenecks are kept here (`bottlenecks`, by unit): see `splits.with_split`.
     inner: {unit, high, levels}: a bottleneck without a link, part of the network behind that unit; default none.
     final: head behind the last unit; {kind: own} takes the one that torchvision's network brings along.
+    experts: {family of distortions: {name of an exit: head}}: further heads on the same features (`experts`, by family
+    and exit; `expert_parts`); default none. `forward` does not run them.
     `stride`: the network's input has multiples of it as width and height.
 
     Raises ValueError for a spec that makes no network. Weights are random, but for the backbone's if `weights` names
@@ -114,6 +116,7 @@ class MultiExitNet(nn.Module):
         skip = self._skip_channels(last, shapes)
         self.final = self._own_head(backbone, shapes, skip) if spec['final']['kind'] == 'own' else build_head(
             spec['final'], shapes[last][0], spec['classes'], shapes[last][1], skip)
+        self.experts = self._make_experts(shapes)
         self._parts = self._make_parts()
 
     def _own_head(self, backbone, shapes, skip):
@@ -128,6 +131,20 @@ class MultiExitNet(nn.Module):
                              f'`skips: [{low}], restored: {shapes[low][0]}` into its split, or, without a split, '
                              f'`skip: {low}` into the network')
         return TorchvisionHead(backbone.classifier, skip)
+
+    def _make_experts(self, shapes):
+        experts = self.spec.get('experts', {})
+        unknown = {name for heads in experts.values() for name in heads} - set(self._exit_units)
+        if unknown or not {'', 'clean', 'auto', 'off'}.isdisjoint(experts):
+            raise ValueError(f"experts {', '.join(experts)} of the exits {', '.join(sorted(unknown)) or 'known'}: "
+                             f"expected families of distortions, and exits of {', '.join(self.exit_names)}")
+
+        def head(name, description):
+            unit = self._exit_units[name]
+            return build_head(description, shapes[unit][0], self.spec['classes'], shapes[unit][1],
+                              self._skip_channels(unit, shapes))
+        return nn.ModuleDict({family: nn.ModuleDict({name: head(name, heads[name]) for name in heads})
+                              for family, heads in experts.items()})
 
     def _check(self, last):
         spec = self.spec
@@ -208,6 +225,18 @@ class MultiExitNet(nn.Module):
         """Every `Part`, in an order in which they can run."""
         return list(self._parts)
 
+    @property
+    def expert_parts(self) -> list:
+        """Every expert head as a `Part` called EXIT_FAMILY, of kind `expert`; each reads what its exit reads."""
+        exits, found = {part.name: part for part in self._parts if part.kind == 'exit'}, []
+        for family, heads in self.experts.items():
+            for name, head in heads.items():
+                source = exits[name].inputs[0]
+                skip = 'restored_skip' if self._offboard(self._exit_units[name], name) else f'unit{self._skip_unit}'
+                found.append(Part(f'{name}_{family}', 'expert', head,
+                                  (source, skip) if head.skip_channels else (source,), (f'logits_{name}_{family}',)))
+        return found
+
     def forward(self, image: torch.Tensor, exits: Iterable | None = None) -> dict:
         """Logits by exit name, each (N, classes, h, w) at the exit's own stride.
 
@@ -235,11 +264,14 @@ class MultiExitNet(nn.Module):
             outputs.append(tensor)
         return outputs
 
-    def features(self, image: torch.Tensor) -> dict:
-        """Every tensor that a head may take, by name (see `parts`), and the image."""
-        tensors = {'image': image}
+    def features(self, image: torch.Tensor, wanted: Iterable | None = None) -> dict:
+        """Every tensor that a head may take, by name (see `parts`), and the image.
+
+        wanted: names of those that are needed (default all); nothing behind the last of them is computed.
+        """
+        tensors, missing = {'image': image}, None if wanted is None else set(wanted)
         for part in self._parts:
-            if part.kind != 'exit':
+            if part.kind != 'exit' and (missing is None or missing - set(tensors)):
                 tensors.update(zip(part.outputs, part.module(*[tensors[name] for name in part.inputs])))
         return tensors
 
@@ -303,7 +335,7 @@ def select_exits(net: MultiExitNet, exits: dict, final: str = FINAL) -> MultiExi
     """A network with some exits of `net` only, with the same weights (copied), in eval mode.
 
     exits: new name -> name in `net`, in order of depth. final: the exit that becomes the last output: the chain ends
-    there, and what lies behind goes, a split, too. Split candidates are not kept.
+    there, and what lies behind goes, a split, too. Experts go with their exits. Split candidates are not kept.
     """
     spec = copy.deepcopy(net.spec)
     spec.pop('split_candidates', None)
@@ -318,8 +350,15 @@ def select_exits(net: MultiExitNet, exits: dict, final: str = FINAL) -> MultiExi
         for key in ('split', 'inner'):
             if spec.get(key) and spec[key]['unit'] >= described[final]['unit']:
                 spec[key] = None
+    names = {**exits, FINAL: final}    # new -> old
+    experts = {family: {new: heads[old] for new, old in names.items() if old in heads}
+               for family, heads in spec.pop('experts', {}).items()}
+    if any(experts.values()):
+        spec['experts'] = {family: heads for family, heads in experts.items() if heads}
     chosen, state, own = MultiExitNet(spec), {}, net.state_dict()
     sources = {f'exits.{new}.': f'exits.{old}.' for new, old in exits.items()}
+    sources |= {f'experts.{family}.{new}.': f'experts.{family}.{old}.' for family in experts
+                for new, old in names.items()}
     if final != FINAL:
         sources['final.'] = f'exits.{final}.'
     for key in chosen.state_dict():

@@ -83,8 +83,9 @@ def quantise(name_or_path: str, out: str | Path, images: Iterable, float_layers:
     images: a few dozen uint8 (H, W, 3) RGB of what the bundle will see, labels not needed; they set the ranges of the
     activations (smallest to largest value seen, uint8); weights are symmetric int8 per output channel. float_layers:
     the first so many convolutions behind the image stay float32. So do the graphs that make and read features: their
-    levels are what travels. Thresholds and curves are those of the float bundle. What torch needs is not copied: train
-    on from the float bundle. report: called with (graphs done, graphs in all). Raises BundleError or ValueError.
+    levels are what travels; and expert heads, whose distorted images are not among these. Thresholds and curves are
+    those of the float bundle. What torch needs is not copied: train on from the float bundle. report: called with
+    (graphs done, graphs in all). Raises BundleError or ValueError.
     """
     bundle, out = Bundle.load(name_or_path), Path(out)
     if out.resolve() == bundle.path.resolve():
@@ -104,6 +105,11 @@ def quantise(name_or_path: str, out: str | Path, images: Iterable, float_layers:
         (out / entry['file']).write_bytes(content)
         entry['sha256'] = hashlib.sha256(content).hexdigest()
         report(done, len(order))
+    for graph in set(bundle.graphs) - set(order):
+        (out / document['graphs'][graph]['file']).write_bytes(bundle.graph_bytes(graph))
+    if bundle.detector is not None:
+        file = bundle.detector['file']
+        (out / file).write_bytes(bundle.file_bytes(file, bundle.detector['sha256']))
     document['name'] = bundle.name + SUFFIX
     document['provenance']['int8'] = {'of': bundle.name, 'of_fingerprint': bundle.fingerprint,
                                       'calibration_images': len(tensors), 'float_layers': float_layers}

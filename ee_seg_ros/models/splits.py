@@ -4,7 +4,7 @@
 import torch
 
 from ee_seg_ros.models.bottleneck import Bottleneck
-from ee_seg_ros.models.multi_exit import MultiExitNet
+from ee_seg_ros.models.multi_exit import FINAL, MultiExitNet
 
 _FINER = ('low', 'skips', 'restored')    # what only the finer features of a split's description need
 
@@ -45,6 +45,10 @@ def with_split(net: MultiExitNet, unit: int | None) -> MultiExitNet:
         spec |= {'split': splits[unit], 'inner': {key: main[key] for key in main if key not in _FINER}, 'exits': [
             exit_ for exit_ in spec['exits']
             if not (first < exit_['unit'] <= last and net.exits[exit_['name']].skip_channels)]}
+        kept = {exit_['name'] for exit_ in spec['exits']} | {FINAL}
+        if 'experts' in spec:
+            spec['experts'] = {family: {name: head for name, head in heads.items() if name in kept}
+                               for family, heads in spec['experts'].items()}
         following = f'units.{net.split_unit + 1}.'
         renamed = {'bottleneck.': f'bottlenecks.{unit}.', f'{following}0.': 'bottleneck.', f'{following}1.': following}
     chosen = MultiExitNet(spec)

@@ -49,7 +49,7 @@ class Camera(Node):
         """Open the source, prepare the first image, then wait for subscribers. Raises ParameterError."""
         values = self.values
         try:
-            self._source = open_source(values['source'], values['seed'])
+            self._source = open_source(values['source'], values['seed'], values['distort'])
         except (OSError, ValueError) as error:
             raise ParameterError(str(error)) from None
         self._prepare()

@@ -19,6 +19,7 @@ OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.E
 PERIOD_S = 1.0    # of /diagnostics
 LOOK_S = 0.2      # a change is published at once, and seen after so long at most
 WINDOW_S = 1.0    # what is said of the recent past looks back so far
+NO_EXPERT = 'none'    # of frames that the exits' own heads judged
 
 
 def text_of(value) -> str:
@@ -79,11 +80,11 @@ class Tally:
             return total, total - counted, max(1e-3, now - then)
 
 
-def exit_shares(total: dict) -> dict:
-    """`exit_share.NAME` of every exit at which frames ended, from counts named `exit.NAME`."""
-    taken = {name: number for name, number in sorted(total.items()) if name.startswith('exit.')}
+def shares(total: dict, what: str) -> dict:
+    """`WHAT_share.NAME` of all that was counted as `WHAT.NAME`: exits at which frames ended, say."""
+    taken = {name: number for name, number in sorted(total.items()) if name.startswith(f'{what}.')}
     frames = sum(taken.values())
-    return {name.replace('exit.', 'exit_share.', 1): number / frames for name, number in taken.items()}
+    return {name.replace('.', '_share.', 1): number / frames for name, number in taken.items()}
 
 
 @dataclass(frozen=True)

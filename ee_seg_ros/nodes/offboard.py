@@ -20,10 +20,10 @@ from ee_seg_ros.inference.features import FORMAT, FeatureError, unpack
 from ee_seg_ros.inference.frame import fit
 from ee_seg_ros.nodes import health
 from ee_seg_ros.nodes.conversions import image_message, png_message
-from ee_seg_ros.nodes.diagnostics import Tally, exit_shares
+from ee_seg_ros.nodes.diagnostics import NO_EXPERT, Tally, shares
 from ee_seg_ros.nodes.lifecycle import SegmentationNode
 from ee_seg_ros.nodes.outputs import wanted
-from ee_seg_ros.nodes.parameters import OFFBOARD, ParameterError, thresholds_of
+from ee_seg_ros.nodes.parameters import OFFBOARD, ParameterError, thresholds_by_expert
 from ee_seg_ros.nodes.presence import announce
 from ee_seg_ros.nodes.qos import MASK, features, overridable
 from ee_seg_ros.nodes.running import run
@@ -35,7 +35,7 @@ class Settings:
     """When an exit behind the split is good enough; replaced as a whole, so that a frame sees one state."""
 
     criterion: str
-    thresholds: tuple
+    thresholds: dict    # by expert
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Offboard(SegmentationNode):
                 raise ParameterError(f'robots has {name!r}: expected namespaces of letters, digits, _ and /, such as '
                                      "['robot1', 'fleet/robot2']") from None
         self._engine = Engine(bundle, values['providers'], values['threads'], 'offboard', self.get_logger().warning)
-        self._settings = Settings(values['criterion'], thresholds_of(values, bundle))
+        self._settings = Settings(values['criterion'], thresholds_by_expert(values, bundle))
         # The first run takes ten times as long as the others, and would be the one to find a graph that fails.
         self._engine.finish({name: np.zeros(bundle.tensors[name]['shape'], np.uint8)
                              for name in bundle.feature_tensors}, fit(bundle.width, bundle.height, bundle))
@@ -79,7 +79,7 @@ class Offboard(SegmentationNode):
 
     def apply(self, values: dict) -> None:
         """Live parameters."""
-        self._settings = Settings(values['criterion'], thresholds_of(values, self.bundle))
+        self._settings = Settings(values['criterion'], thresholds_by_expert(values, self.bundle))
 
     def begin(self, stack) -> None:
         """The topics of each robot, the thread, and at last the word that this node serves."""
@@ -142,10 +142,11 @@ class Offboard(SegmentationNode):
     def _refine(self, robot, message):
         received = unpack(self.bundle, message.data)
         settings = self._settings
-        result = self._engine.finish(received.tensors, received.placement, settings.criterion, settings.thresholds,
-                                     received.onboard)
+        result = self._engine.finish(received.tensors, received.placement, settings.criterion,
+                                     settings.thresholds[received.expert], received.onboard, expert=received.expert)
         output = result.output
         self._tally.count(f'exit.{result.exit_name}')
+        self._tally.count(f'expert.{received.expert or NO_EXPERT}')
         size = received.output_width, received.output_height
         mask = output.mask(*size)
         # The confidence goes first: it has to be there when the mask lets the frame leave on the robot.
@@ -162,7 +163,7 @@ class Offboard(SegmentationNode):
         total, since, seconds = self._tally.report()
         served = sum(number for name, number in since.items() if name.startswith('refined.'))
         values = {'refined_rate': served / seconds, 'refine_ms': self._tally.median_ms('refine'),
-                  'criterion': self._settings.criterion, **exit_shares(total)}
+                  'criterion': self._settings.criterion, **shares(total, 'exit'), **shares(total, 'expert')}
         absent = [name for name, robot in self._robots.items() if not self.count_publishers(robot.features)]
         return {'robots': health.robots(absent, total, since, list(self._robots)),
                 'inference': health.inference(total, since, self._stint.running_ms, 0.0, values),

@@ -14,16 +14,17 @@ from sensor_msgs.msg import CompressedImage, Image
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
+from ee_seg_ros.inference.experts import Choice, ExpertChooser
 from ee_seg_ros.inference.features import pack
 from ee_seg_ros.inference.pixels import refine
 from ee_seg_ros.nodes import health
 from ee_seg_ros.nodes.conversions import ImageError, check_image, compressed_topic, image_message, to_rgb
-from ee_seg_ros.nodes.diagnostics import Tally, exit_shares
+from ee_seg_ros.nodes.diagnostics import NO_EXPERT, Tally, shares
 from ee_seg_ros.nodes.final_masks import FinalMasks, Frame, Refined
 from ee_seg_ros.nodes.lifecycle import SegmentationNode
 from ee_seg_ros.nodes.offboard_link import OffboardLink
 from ee_seg_ros.nodes.outputs import UNLABELLED, Outputs, confidence_of, output_size
-from ee_seg_ros.nodes.parameters import ONBOARD, thresholds_of
+from ee_seg_ros.nodes.parameters import ONBOARD, expert_of, thresholds_by_expert
 from ee_seg_ros.nodes.qos import IMAGE, overridable
 from ee_seg_ros.nodes.running import run
 from ee_seg_ros.nodes.worker import Pace, Parking, Stint, start_thread
@@ -34,7 +35,8 @@ class Settings:
     """What of the parameters one frame needs; replaced as a whole, so that a frame sees one state."""
 
     criterion: str
-    thresholds: tuple
+    thresholds: dict       # by expert
+    expert: str
     finish: str
     deadline: float          # seconds
     camera_timeout: float    # seconds
@@ -47,9 +49,9 @@ def settings_of(values: dict, bundle: Bundle) -> Settings:
     """Settings from parameter values; ParameterError or BundleError where they do not fit the bundle."""
     # Without a split all of the model is onboard, and nothing is left to finish.
     finish = values['finish'] if bundle.split else 'never'
-    return Settings(values['criterion'], thresholds_of(values, bundle), finish, values['deadline_ms'] / 1e3,
-                    values['camera_timeout_ms'] / 1e3, values['max_rate'], values['output_width'],
-                    values['output_height'])
+    return Settings(values['criterion'], thresholds_by_expert(values, bundle), expert_of(values, bundle), finish,
+                    values['deadline_ms'] / 1e3, values['camera_timeout_ms'] / 1e3, values['max_rate'],
+                    values['output_width'], values['output_height'])
 
 
 class Onboard(SegmentationNode):
@@ -64,6 +66,7 @@ class Onboard(SegmentationNode):
         """Engines and publishers."""
         self._settings = settings_of(values, bundle)
         self._engine = self._make_engine(bundle, values, 'onboard')
+        self._chooser = ExpertChooser(bundle)
         self._rest = self._make_engine(bundle, values, 'offboard') if self._settings.finish == 'onboard' else None
         if bundle.split is None:
             self.get_logger().info(f'bundle {bundle.name} has no split: all of it runs here, nothing is forwarded')
@@ -102,6 +105,8 @@ class Onboard(SegmentationNode):
     def _warm_up(self, bundle):
         # The first run takes ten times as long as the others, and would be the one to find a graph that fails.
         grey = np.full((bundle.height, bundle.width, 3), 128, np.uint8)
+        for expert in bundle.experts:
+            self._engine.segment(grey, 'never', expert=expert)
         result = self._engine.segment(grey, 'never')
         if bundle.split is not None:
             features = self._engine.encode(result)
@@ -150,23 +155,32 @@ class Onboard(SegmentationNode):
         """From pixels to mask, features and, in time, the final mask; whatever fails, both masks are published."""
         self._finals.begin(frame.key)
         size = output_size(image.shape[1], image.shape[0], settings.output_width, settings.output_height)
-        result, ids = self._segment(frame, image, size, settings)
+        chosen = self._choose(image, settings)
+        result, ids = self._segment(frame, image, size, settings, chosen.expert)
         frame.mask = image_message(frame.header, ids, 'mono8')
         self._outputs.publish_mask(frame)
         mask_ms = (time.monotonic() - frame.arrived) * 1e3
         self._tally.count('masks')
         self._tally.time('mask', mask_ms)
-        self._describe(frame, result, settings, mask_ms)
+        self._describe(frame, result, settings, mask_ms, chosen)
         try:
-            self._finish(frame, result, size, settings)
+            self._finish(frame, result, size, settings, chosen.expert)
             self._outputs.publish_pictures(frame, image)
         except Exception as error:
             self._failed('what follows the mask', error)
 
-    def _segment(self, frame, image, size, settings):
+    def _choose(self, image, settings):
+        """The expert for an image; without a detector that works, the exits' own heads have to do."""
+        try:
+            return self._chooser.choose(image, settings.expert)
+        except Exception as error:
+            self._failed('detection of the distortion', error)
+            return Choice()
+
+    def _segment(self, frame, image, size, settings, expert):
         """(Result or None, class ids uint8 (H, W)): all unlabelled where the model fails."""
         try:
-            result = self._engine.segment(image, settings.criterion, settings.thresholds)
+            result = self._engine.segment(image, settings.criterion, settings.thresholds[expert], expert=expert)
             frame.output = result.output
             began = time.perf_counter()
             ids = result.output.mask(*size)
@@ -184,17 +198,21 @@ class Onboard(SegmentationNode):
                            'counted as failed_frames in /diagnostics. If it goes on, try the CPUExecutionProvider and '
                            'check the bundle with `ee_seg info`')
 
-    def _describe(self, frame, result, settings, mask_ms):
+    def _describe(self, frame, result, settings, mask_ms, chosen):
         self._tally.count(f'exit.{result.exit_name}' if result else 'exit.none')
+        self._tally.count(f'expert.{chosen.expert or NO_EXPERT}')
+        if chosen.family is not None:
+            self._tally.count(f'distortion.{chosen.family}')
         frame.trace.update(
             exit=result.exit_name if result else '', criterion=settings.criterion, score=result and result.score,
             threshold=result and result.threshold, stopped_share=result and result.output.stopped_share,
             settled=bool(result and result.settled), forwarded=False, sent_cells=0.0, feature_bytes=0,
             final_source='', refined_age_ms=None, preprocess_ms=result and result.preprocess_ms,
-            inference_ms=result and result.inference_ms, mask_ms=mask_ms, expert='')
+            inference_ms=result and result.inference_ms, mask_ms=mask_ms, expert=chosen.expert,
+            distortion=chosen.family, distortion_level=chosen.level, detector_ms=chosen.ms)
         frame.trace.setdefault('postprocess_ms', None)
 
-    def _finish(self, frame, result, size, settings):
+    def _finish(self, frame, result, size, settings, expert):
         """Queue the frame for its final mask, having seen to its refinement if there can be one."""
         here = settings.finish == 'onboard'
         wanted = (result is not None and not result.settled and settings.finish != 'never'
@@ -206,7 +224,8 @@ class Onboard(SegmentationNode):
                 if onboard.sent is None or onboard.sent.any():    # else there is nothing to refine
                     features = self._engine.encode(result)
                     frame.kept, frame.placement = self._engine.kept(result, onboard), result.placement
-                    payload = b'' if here else pack(self.bundle, features, result.placement, size, onboard)
+                    payload = b'' if here else pack(self.bundle, features, result.placement, size,
+                                                         onboard, expert)
             except Exception as error:
                 self._failed('packing of the features', error)
         if payload is None:
@@ -216,14 +235,14 @@ class Onboard(SegmentationNode):
                            sent_cells=1.0 if onboard.sent is None else float(onboard.sent.mean()))
         self._finals.add(frame, frame.arrived + settings.deadline)
         if here:
-            self._finish_here(frame, features, onboard, size, settings)
+            self._finish_here(frame, features, onboard, size, settings, expert)
         else:
             self._link.send(frame.header, payload)
 
-    def _finish_here(self, frame, features, onboard, size, settings):
+    def _finish_here(self, frame, features, onboard, size, settings, expert):
         try:
-            output = self._rest.finish(features, frame.placement, settings.criterion, settings.thresholds,
-                                       onboard).output
+            output = self._rest.finish(features, frame.placement, settings.criterion, settings.thresholds[expert],
+                                       onboard, expert=expert).output
             self._finals.refine(frame.key, Refined(output.mask(*size), time.monotonic(), output))
             self._tally.count('refined')
         except Exception as error:
@@ -276,7 +295,8 @@ class Onboard(SegmentationNode):
         total, since, seconds = self._tally.report()
         settings, median = self._settings, self._tally.median_ms
         inference = {'masks': total['masks'], 'mask_rate': since['masks'] / seconds, 'mask_ms': median('mask'),
-                     'criterion': settings.criterion, **exit_shares(total)}
+                     'criterion': settings.criterion, 'expert': settings.expert, **shares(total, 'exit'),
+                     **shares(total, 'expert'), **shares(total, 'distortion')}
         link = {'feature_bytes_per_second': since['feature_bytes'] / seconds, 'round_trip_ms': median('round_trip')}
         silent = time.monotonic() - self._last_image
         return {

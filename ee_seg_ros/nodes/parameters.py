@@ -7,8 +7,10 @@
 from dataclasses import dataclass
 from typing import Any, Sequence
 
+from ee_seg_ros.data.distortions import DISTORTIONS
 from ee_seg_ros.inference.bundle import OPERATING_POINTS, SEARCHED, Bundle
 from ee_seg_ros.inference.criteria import CRITERIA
+from ee_seg_ros.inference.experts import AUTO, OFF
 
 LIVE, CONFIGURE, START = 'live', 'configure', 'start'
 
@@ -93,6 +95,9 @@ ONBOARD = _MODEL + _JUDGING + (
               '`image/compressed`.', choices=('raw', 'compressed'), when=CONFIGURE),
     Parameter('finish', 'str', 'offboard', 'Who finishes frames that did not settle: the offboard node, this node '
               '(the rest of the model runs here), or nobody.', choices=('offboard', 'onboard', 'never')),
+    Parameter('expert', 'str', AUTO, "Whose heads judge an image: auto (the expert for the distortion that the "
+              "bundle's detector sees; the exits' own without a detector), off (always the exits' own), or the name of "
+              "one of the bundle's experts."),
     Parameter('deadline_ms', 'float', 300.0, 'How long a final mask waits for its refinement, in ms from the arrival '
               'of the image.', 0.0, 60000.0),
     Parameter('max_rate', 'float', 0.0, 'Most frames per second to work on; 0: as many as it can.', 0.0, 1000.0),
@@ -115,7 +120,9 @@ CAMERA = (
     Parameter('frames', 'int', 0, 'Images to publish before it exits; 0: the whole source, or endless.', 0, 2 ** 31 - 1,
               when=START),
     Parameter('loop', 'bool', False, 'Begin again when the source is at its end.', when=START),
-    Parameter('seed', 'int', 0, 'Seed of the street scenes.', 0, 2 ** 31 - 1, when=START),
+    Parameter('seed', 'int', 0, 'Seed of the street scenes, and of distortions.', 0, 2 ** 31 - 1, when=START),
+    Parameter('distort', 'str', '', 'Distortion of the images as NAME:LEVEL, for example noise:20 (names: '
+              f"{', '.join(DISTORTIONS)}); empty: none.", when=START),
     Parameter('frame_id', 'str', 'camera', 'frame_id of the images.', when=START),
     Parameter('wait_for', 'int', 1, 'Subscribers of the image to wait for before the first one leaves.', 0, 100,
               when=START),
@@ -160,12 +167,25 @@ GROUND = (
 )
 
 
-def thresholds_of(values: dict, bundle: Bundle) -> tuple:
-    """The thresholds that parameter values ask for, one per judged exit of a bundle.
+def expert_of(values: dict, bundle: Bundle) -> str:
+    """The value of `expert`. Raises ParameterError for an expert that the bundle does not have."""
+    asked, known = values['expert'], (AUTO, OFF, *bundle.experts)
+    if asked not in known:
+        raise ParameterError(f"expert is {asked!r}: bundle {bundle.name} knows {', '.join(known)}")
+    return asked
+
+
+def thresholds_by_expert(values: dict, bundle: Bundle) -> dict:
+    """`thresholds_of` every expert by name, of the exits' own heads as ''."""
+    return {expert: thresholds_of(values, bundle, expert) for expert in ('', *bundle.experts)}
+
+
+def thresholds_of(values: dict, bundle: Bundle, expert: str = '') -> tuple:
+    """The thresholds that parameter values ask for, one per judged exit of a bundle; expert: for whose heads.
 
     Raises ParameterError or BundleError where they do not fit it.
     """
-    stored, given = bundle.thresholds(values['criterion'], values['operating_point']), values['thresholds']
+    stored, given = bundle.thresholds(values['criterion'], values['operating_point'], expert), values['thresholds']
     if given and len(given) != len(stored):
         names = ', '.join(exit_.name for exit_ in bundle.judged_exits) or 'there is only one'
         raise ParameterError(f'thresholds has {len(given)} values: expected {len(stored)}, one per exit but the last '

@@ -21,6 +21,7 @@ from ee_seg_ros.search.pixels import steps as fit_steps
 # Most mIoU that an operating point may lose against running the whole network on every frame.
 ALLOWED_LOSS = {'fast': 0.02, 'balanced': 0.01, 'accurate': 0.005}
 RESAMPLES, SURE, CURVE_STEPS = 400, 0.9, 40
+STATED = ('thresholds', 'miou', 'mean_macs', 'loss_bound', 'onboard_miou', 'forwarded_share')    # of operating points
 BLOCKS = 5    # of consecutive frames, for cross-validation: neighbours show the same
 LOSSES = tuple(step / 400 for step in range(-2, 21))    # mIoU given up, of the points of a cross-validated curve
 
@@ -75,6 +76,32 @@ def curve(points: list) -> list:
     return [points[index] for index in best]
 
 
+def settled_mious(bundle: Bundle, observed: Observations, criterion: str, thresholds: list) -> np.ndarray:
+    """float64 (m,): mIoU (0..1) of each of the m images that settle onboard."""
+    taken = exits_taken(CRITERIA[criterion], observed.scores[criterion], thresholds)
+    at_once = taken < sum(exit_.onboard for exit_ in bundle.judged_exits)
+    return np.array([mean_iou(matrix) for matrix in observed.matrices_of(criterion, taken)[at_once]])
+
+
+def promise(bundle: Bundle, observed: Observations, criterion: str, thresholds: list) -> float:
+    """The mIoU (0..1) that nine of ten frames settled onboard reach: the 10th percentile over these images.
+
+    Where none settles, of the masks that leave at the last onboard exit.
+    """
+    mious = settled_mious(bundle, observed, criterion, thresholds)
+    if not len(mious):
+        last = sum(exit_.onboard for exit_ in bundle.exits) - 1
+        mious = np.array([mean_iou(matrix) for matrix in observed.matrices[:, last]])
+    return float(np.nanquantile(mious, 1 - SURE))
+
+
+def state_promises(bundle: Bundle, observed: Observations) -> None:
+    """Write its promise, as seen on clean images, into every operating point of a bundle."""
+    for criterion, entry in bundle.document['criteria'].items():
+        for point in entry['operating_points'].values():
+            point['promise'] = promise(bundle, observed, criterion, point['thresholds'])
+
+
 def operating_points(points: list) -> dict:
     """For each operating point the cheapest of `levels` whose `loss_bound` is not above its allowance.
 
@@ -85,8 +112,7 @@ def operating_points(points: list) -> dict:
         able = [point for point in points if point['loss_bound'] <= loss]
         best = min(able, key=lambda point: point['mean_macs']) if able else min(
             points, key=lambda point: (point['loss_bound'], point['mean_macs']))
-        kept = ('thresholds', 'miou', 'mean_macs', 'loss_bound', 'onboard_miou', 'forwarded_share')
-        chosen[name] = {key: best[key] for key in kept}
+        chosen[name] = {key: best[key] for key in STATED}
     return chosen
 
 
@@ -114,8 +140,8 @@ def cross_validated(bundle: Bundle, observed: Observations, criterion: str) -> l
             able = np.flatnonzero(mious >= min(whole - loss, mious.max()))
             chosen[index, block] = able[costs[able].argmin()]
     images = np.arange(count)
-    return [{'loss': loss, 'miou': mean_iou(matrices[each, images].sum(0)), 'mean_macs': float(macs[each, images].mean())}
-            for loss, each in zip(LOSSES, chosen)]
+    return [{'loss': loss, 'miou': mean_iou(matrices[each, images].sum(0)),
+             'mean_macs': float(macs[each, images].mean())} for loss, each in zip(LOSSES, chosen)]
 
 
 def write_document(bundle: Bundle) -> None:
@@ -135,7 +161,8 @@ def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, lim
               statistics: str | None = None) -> None:
     """Measure a bundle on a split; store temperatures, curves, operating points and mIoUs of the exits in bundle.json.
 
-    So it does with the model of the criterion `gain`, whose curve and operating points come from cross-fitted scores.
+    So it does with the model of the criterion `gain`, whose curve and operating points come from cross-fitted scores,
+    and, on distorted copies of the images, with the experts (`search.experts`).
     The split must not have been trained on, and figures must not be reported on it afterwards. It is gone through
     several times: scores depend on the temperatures. statistics: the split that was trained on, for the criteria that
     stop single pixels and for features without the settled cells; None: the bundle does neither. Needs torch. Raises
@@ -176,11 +203,14 @@ def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, lim
         found_levels = levels(bundle, observed, criterion)
         entry['curve'], entry['operating_points'] = curve(found_levels), operating_points(found_levels)
         entry['cross_validated'] = cross_validated(bundle, observed, criterion)
+    state_promises(bundle, observed)
     bundle.document['calibration'] = {
         'bundle_fingerprint': bundle.fingerprint, 'dataset': dataset, 'split': split, 'images': total,
         'full_miou': full, 'full_macs': exit_costs(bundle)[-1],
         'exits': [{'name': exit_.name, 'miou': miou} for exit_, miou in zip(bundle.exits, mious)],
         'ece_before': found['ece_before'], 'ece_after': found['ece_after']}
+    from ee_seg_ros.search.experts import calibrate_experts  # which is made of what is here
+    calibrate_experts(bundle, list(samples_of(dataset, root, split, limit)[1]), threads, report)
     write_document(bundle)
 
 
@@ -196,11 +226,13 @@ def measure_classes(engine: Engine, dataset: str, root: str | None, split: str,
 
 def copy_calibration(source: str, target: str, dataset: str = 'camvid', root: str | None = None,
                      statistics: str | None = None, threads: int = 2,
-                     report: Callable[[int, int], None] = lambda done, total: None) -> None:
+                     report: Callable[[int, int], None] = lambda done, total: None, split: str | None = None) -> None:
     """Store temperatures, curves and operating points (and what a search found) of one bundle in another.
 
-    A twin's in the shipped bundle, for example: the exits must be the same. statistics: the split that the other was
-    trained on, for the mean features of its own classes. Raises BundleError if they differ.
+    A twin's in the shipped bundle, for example: the exits must be the same, and the experts. statistics: the split that
+    the other was trained on, for the mean features of its own classes. split: on which the experts of the other are
+    measured where the first has none, after the rules for `calibrate`; promises are stated from it, too. Raises
+    BundleError if the bundles differ.
     """
     twin, bundle = Bundle.load(source), Bundle.load(target)
     if [(exit_.name, exit_.onboard) for exit_ in twin.exits] != [(exit_.name, exit_.onboard) for exit_ in bundle.exits]:
@@ -208,10 +240,27 @@ def copy_calibration(source: str, target: str, dataset: str = 'camvid', root: st
     if 'pixels' in twin.document and bundle.split is not None and statistics is None and not bundle.class_means:
         raise BundleError(f'{source} says when a pixel is settled: {target} then needs mean features of its own '
                           'classes: give --statistics, the split that it was trained on')
+    heads = [{family: set(expert['exits']) for family, expert in each.document.get('experts', {}).items()}
+             for each in (twin, bundle)]
+    measure = split is not None and not twin.experts
+    if heads[0] != heads[1] and not measure:
+        raise BundleError(f'{source} has the experts {heads[0]}, {target} {heads[1]}: export both with --experts, or '
+                          'neither; or, where the first has none, give --split to measure them on')
     set_temperatures(bundle, [exit_.temperature for exit_ in twin.exits])
+    for family, expert in ({} if measure else bundle.document.get('experts', {})).items():
+        measured = twin.document['experts'][family]
+        expert.update((key, value) for key, value in measured.items() if key != 'exits')
+        for name, entry in expert['exits'].items():
+            entry['temperature'] = measured['exits'][name]['temperature']
     for key in ('criteria', 'calibration', 'search', 'pixels', 'gain'):
         if key in twin.document:
             bundle.document[key] = twin.document[key]
     if statistics is not None and bundle.split is not None:
         measure_classes(Engine(bundle, threads=threads), dataset, root, statistics, report)
+    if measure:
+        from ee_seg_ros.search.experts import calibrate_experts  # which is made of what is here
+        bundle, samples = Bundle(bundle.path, bundle.document), list(samples_of(dataset, root, split)[1])
+        state_promises(bundle, observe(Engine(bundle, threads=threads), samples,
+                                       lambda done: report(done, len(samples))))
+        calibrate_experts(bundle, samples, threads, report)
     write_document(bundle)

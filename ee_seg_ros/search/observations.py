@@ -101,18 +101,19 @@ def join_candidates(first: Candidates, count: int, second: Candidates) -> Candid
         {name: joined(scores, count, second.single[name], 1) for name, scores in first.single.items()}, second.payloads)
 
 
-def run_all(engine: Engine, image: np.ndarray) -> tuple:
+def run_all(engine: Engine, image: np.ndarray, expert: str = '') -> tuple:
     """(outputs of all exits in order, bytes of the features) of an image, uint8 (H, W, 3) RGB; engine with part 'all'.
 
-    The bytes are those of the message that would be sent; 0 where the bundle has no split.
+    The bytes are those of the message that would be sent; 0 where the bundle has no split. expert: as of
+    `Engine.segment`.
     """
     bundle = engine.bundle
-    result = engine.segment(image, 'never')
+    result = engine.segment(image, 'never', expert=expert)
     if bundle.split is None:
         return result.outputs, 0
     onboard = OnboardMap(engine.onboard_map(result).classes)    # all cells: what is settled is not known yet
     features, place = engine.encode(result), result.placement
-    rest = engine.finish(features, place, onboard=onboard)
+    rest = engine.finish(features, place, onboard=onboard, expert=expert)
     payload = pack(bundle, features, place, (place.image_width, place.image_height), onboard)
     return result.outputs + rest.outputs, len(payload)
 

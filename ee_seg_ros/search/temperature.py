@@ -28,15 +28,16 @@ def labels_on_grid(labels: np.ndarray, output: ExitOutput) -> np.ndarray:
     return labels[np.ix_(np.minimum(down, height - 1), np.minimum(right, width - 1))]
 
 
-def labelled_pixels(engine: Engine, samples: Iterable, report: Callable[[int], None] = lambda done: None) -> list:
+def labelled_pixels(engine: Engine, samples: Iterable, report: Callable[[int], None] = lambda done: None,
+                    expert: str = '') -> list:
     """For each exit of an engine's bundle (logits float32 (m, C), labels uint8 (m,)), on `PIXELS` cells an image.
 
-    samples: (image, labels) pairs. Raises ValueError if none of them has a label.
+    samples: (image, labels) pairs. expert: as of `Engine.segment`. Raises ValueError if none of them has a label.
     """
     classes = len(engine.bundle.classes)
     logits, truths = [[] for _ in engine.bundle.exits], []
     for done, (image, labels) in enumerate(samples, start=1):
-        outputs, _ = run_all(engine, image)
+        outputs, _ = run_all(engine, image, expert)
         truth = labels_on_grid(labels, outputs[0]).ravel()
         known = np.flatnonzero(truth < classes)
         chosen = known[np.linspace(0, len(known) - 1, min(PIXELS, len(known)), dtype=int)]

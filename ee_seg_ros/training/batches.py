@@ -1,16 +1,25 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training batches: images of a data set and procedural scenes, augmented."""
+"""Training batches: images of a data set and procedural scenes, distorted where experts train, and augmented."""
 from collections.abc import Iterator
 
 import cv2
 import numpy as np
 import torch
 
+from ee_seg_ros.data.distortions import DISTORTIONS, distort
 from ee_seg_ros.data.scenes import StreetDrive
 from ee_seg_ros.training.augmentation import augment, augmentation
 
 DRIVES, FRAMES = 1 << 30, 400    # procedural drives to draw from, and how far into one
+
+
+def _any_level(rng, family):
+    """(name, level) of a distortion of a family; all strengths alike often, for what is hard needs most of the steps.
+    """
+    kinds = [kind for kind in DISTORTIONS.values() if kind.family == family]
+    kind = kinds[rng.integers(len(kinds))]
+    return kind.name, rng.uniform(kind.levels[0], kind.levels[-1])
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -20,16 +29,21 @@ class Batches(torch.utils.data.IterableDataset):
     scene_share: share of samples that are procedural scenes (only for data in CamVid's classes). rare: class ids that
     crops look for. rank, world: this process among all that train together; each draws other samples. Several workers
     of a DataLoader take turns at the batches, in the order in which it collects them.
+    families: of distortions, in turn over the samples of a batch: sample i is distorted by families[i % n], or stays
+    clean with a probability of `clean_share`. As in a camera that comes before everything else: before the
+    augmentation, at the image's own resolution, which the levels are made for.
     Yields (images uint8 (N, 3, H, W), labels uint8 (N, H, W), 255 unlabelled).
     """
 
     def __init__(self, dataset, phases: list, batch_size: int, scene_share: float = 0.0, rare: tuple = (),
-                 seed: int = 0, start: int = 0, rank: int = 0, world: int = 1):
+                 seed: int = 0, start: int = 0, rank: int = 0, world: int = 1, families: tuple = (),
+                 clean_share: float = 0.0):
         self.dataset, self.phases, self.batch_size = dataset, phases, batch_size
+        self.families, self.clean_share = families, clean_share
         self.scene_share, self.rare = scene_share, rare
         self.seed, self.start, self.rank, self.world = seed, start, rank, world
 
-    def _sample(self, position, transform):
+    def _sample(self, position, transform, family):
         rng = np.random.default_rng((self.seed, position))
         if rng.random() < self.scene_share:
             scene = StreetDrive(int(rng.integers(DRIVES))).frame(int(rng.integers(FRAMES)))
@@ -38,6 +52,8 @@ class Batches(torch.utils.data.IterableDataset):
             epoch, within = divmod(position, len(self.dataset))
             order = np.random.default_rng((self.seed, 7, epoch)).permutation(len(self.dataset))
             image, labels = self.dataset[int(order[within])]
+        if family and rng.random() >= self.clean_share:
+            image = distort(image, *_any_level(rng, family), int(rng.integers(1 << 31)))
         return augment(transform, image, labels, int(rng.integers(1 << 31)))
 
     def __iter__(self) -> Iterator:
@@ -52,6 +68,8 @@ class Batches(torch.utils.data.IterableDataset):
                 if (step - self.start) % workers != turn:
                     continue
                 first = (step * self.world + self.rank) * self.batch_size
-                samples = [self._sample(first + index, transform) for index in range(self.batch_size)]
+                families = self.families or ('',)
+                samples = [self._sample(first + index, transform, families[index % len(families)])
+                           for index in range(self.batch_size)]
                 yield tuple(torch.stack(part) for part in zip(*samples))
             begin += phase['steps']

@@ -16,14 +16,14 @@ def class_weights(pixel_shares: list, power: float, largest: float) -> torch.Ten
 
 @torch.no_grad()
 def shift_classifiers(net: nn.Module, offsets: torch.Tensor) -> None:
-    """Add `offsets` (classes) to the bias of the classifier of every exit of a `MultiExitNet`, in place.
+    """Add `offsets` (classes) to the bias of the classifier of every exit, experts too, of a `MultiExitNet`, in place.
 
     Training with class weights makes rare classes win too often: the softmax then estimates the weighted posterior.
     Taking log(weight) off the biases restores the plain posterior, best for pixel accuracy; a share of it is a
     compromise with recall. Logit adjustment after training: Menon et al., "Long-tail learning via logit adjustment",
     ICLR 2021.
     """
-    for head in (*net.exits.values(), net.final):
+    for head in (*net.exits.values(), net.final, *(head for heads in net.experts.values() for head in heads.values())):
         head.classify.bias += offsets
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import yaml
 
-STAGES = ('round_robin', 'joint', 'heads', 'tail')
-LATER = ('heads', 'tail')    # go on with an earlier stage's network
+from ee_seg_ros.data.distortions import FAMILIES
+
+STAGES = ('round_robin', 'joint', 'heads', 'tail', 'experts')
+LATER = ('heads', 'tail', 'experts')    # go on with an earlier stage's network
 
 
 @dataclass(frozen=True)
@@ -15,15 +17,18 @@ class Recipe:
     """What a recipe file says; fields without a default must be in it.
 
     stage: `round_robin` (MESS's stage 1: everything, one early exit per iteration), `joint` (everything, all exits in
-    every iteration), `heads` (stage 2: only the heads of `candidates`, backbone and final exit frozen) or `tail` (what
-    lies behind a unit, the rest frozen).
-    network: spec of a `MultiExitNet`; of `heads` and `tail`, whose network comes from the weights, left out.
+    every iteration), `heads` (stage 2: only the heads of `candidates`, backbone and final exit frozen), `tail` (what
+    lies behind a unit, the rest frozen) or `experts` (only the expert heads, all else frozen).
+    network: spec of a `MultiExitNet`; of the last three, whose network comes from the weights, left out.
     candidates: of stage `heads`: list of {unit, head, name, distillation_share}; the last two are optional. Of stage
     `tail`: list of {unit, head, name}; one that is called like an exit of the earlier stage takes its place.
     first_unit: of stage `tail`: the first unit to train; None: the first that only the final exit uses. tile: (height,
     width) in cells, of the tiles that it learns to work on, too; see `stages.Tail`. partial: [lowest,
     highest] probability above which a pixel is settled, drawn anew each time, where it shall learn to do without the
     features of settled cells; `first_unit` is then behind the split.
+    experts: of stage `experts`: families of distortions (`data.distortions.FAMILIES`), each of which gets heads of its
+    own; expert_exits: at these exits (default: all before the split). expert_head: what these heads have besides the
+    exits' own, with whose weights they begin, such as {adapt: 1}. clean_share: of the samples that stay undistorted.
     splits: of stage `heads`: further places to split the network at, described like its `split`; see `MultiExitNet`.
     keep: of stage `heads`: whether the exits of the earlier stage are trained on as candidates, too.
     dataset, split: see `data.datasets.open_dataset`. phases: list of {steps, height, width, scales, jitter}.
@@ -44,6 +49,10 @@ class Recipe:
     first_unit: int | None = None
     tile: list = field(default_factory=list)
     partial: list = field(default_factory=list)
+    experts: list = field(default_factory=list)
+    expert_exits: list = field(default_factory=list)
+    expert_head: dict = field(default_factory=dict)
+    clean_share: float = 0.2
     dataset: str = 'camvid'
     seed: int = 1
     batch_size: int = 8
@@ -108,6 +117,7 @@ def make_recipe(content: dict, path: str | Path) -> Recipe:
         raise ValueError(f'{path}: `splits` are trained in stage heads; stage {recipe.stage} trains the one split '
                          'of its network')
     _check_tail(recipe, path)
+    _check_experts(recipe, path)
     if not isinstance(recipe.phases, list) or not recipe.phases:
         raise ValueError(f'{path}: `phases` is a list of at least one phase, not {recipe.phases}')
     for phase in recipe.phases:
@@ -133,3 +143,19 @@ def _check_tail(recipe, path):
     for name, value, kind in (('tile', recipe.tile, int), ('partial', recipe.partial, (int, float))):
         if value and (len(value) != 2 or not all(isinstance(each, kind) and each > 0 for each in value)):
             raise ValueError(f'{path}: {name} is {value}: expected two positive numbers')
+
+
+def _check_experts(recipe, path):
+    """What only stage `experts` takes."""
+    if recipe.stage != 'experts':
+        if recipe.experts or recipe.expert_exits or recipe.expert_head:
+            raise ValueError(f'{path}: experts, expert_exits and expert_head are for stage experts, not {recipe.stage}')
+        return
+    able = [family for family in FAMILIES if family != 'clean']
+    if not recipe.experts or not set(recipe.experts) <= set(able):
+        raise ValueError(f"{path}: experts is {recipe.experts}: expected some of {', '.join(able)}")
+    if recipe.batch_size < 2 * len(recipe.experts):
+        raise ValueError(f'{path}: a batch of {recipe.batch_size} is shared by {len(recipe.experts)} experts: expected '
+                         f'batch_size {2 * len(recipe.experts)} or more')
+    if not 0 <= recipe.clean_share < 1:
+        raise ValueError(f'{path}: clean_share is {recipe.clean_share}: expected 0 to below 1')

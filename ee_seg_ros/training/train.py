@@ -5,6 +5,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveragi
 from lightning.pytorch.loggers import CSVLogger
 
 from ee_seg_ros.data.datasets import Scenes, open_dataset
+from ee_seg_ros.models.experts import add_experts
 from ee_seg_ros.models.multi_exit import (
     FINAL,
     MultiExitNet,
@@ -26,6 +28,7 @@ from ee_seg_ros.models.multi_exit import (
 from ee_seg_ros.models.splits import add_splits
 from ee_seg_ros.training.batches import Batches
 from ee_seg_ros.training.curves import plot_curves
+from ee_seg_ros.training.experts import Experts
 from ee_seg_ros.training.losses import class_weights, shift_classifiers
 from ee_seg_ros.training.recipe import Recipe, read_recipe
 from ee_seg_ros.training.stages import EndToEnd, Heads, Tail
@@ -42,7 +45,7 @@ class _Data(LightningDataModule):
         """`Batches` of the recipe; place: step to start at, rank and world."""
         recipe = self.recipe
         return Batches(self.dataset, recipe.phases, recipe.batch_size, recipe.scene_share, tuple(recipe.rare_classes),
-                       recipe.seed, *place)
+                       recipe.seed, *place, families=tuple(recipe.experts), clean_share=recipe.clean_share)
 
     def train_dataloader(self):
         recipe, trainer = self.recipe, self.trainer
@@ -105,7 +108,7 @@ def candidate_name(unit: int, head: dict) -> str:
 
 
 def _earlier(recipe, weights, offsets):
-    """The network that an earlier stage trained."""
+    """The network that an earlier stage trained, its classifiers as in training."""
     if not is_trained(weights):
         raise ValueError(f'stage `{recipe.stage}` starts from the weights.pt of an earlier stage, or a bundle: give it '
                          'as --weights')
@@ -139,6 +142,16 @@ def _heads(recipe, weights, balance, offsets):
     shares.update({name: entry['distillation_share'] for name, entry in zip(names, recipe.candidates)
                    if 'distillation_share' in entry})
     return Heads(net, recipe, balance, shares)
+
+
+def _experts(recipe, weights, balance, offsets, begin=None):
+    """The earlier stage's network with expert heads; those of other families that it has stay."""
+    net, start = _earlier(recipe, weights, offsets), None
+    if begin is not None:
+        start = _earlier(recipe, begin, offsets)
+    exits = recipe.expert_exits or [exit_['name'] for exit_ in net.spec['exits']
+                                    if net.split_unit is None or exit_['unit'] <= net.split_unit]
+    return Experts(add_experts(net, recipe.experts, exits, start, **recipe.expert_head), recipe, balance, exits)
 
 
 def _end_to_end(recipe, weights, balance, offsets):
@@ -179,13 +192,15 @@ def _next_log(logs):
 
 
 def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, weights: str | Path | None = None,
-          threads: int = 2, report: Callable[[str], None] = print, devices: int | str = 'auto', nodes: int = 1) -> Path:
+          threads: int = 2, report: Callable[[str], None] = print, devices: int | str = 'auto', nodes: int = 1,
+          experts: str | Path | None = None) -> Path:
     """Train as a recipe says; returns the path of the network with averaged weights, `OUT/weights.pt`.
 
     recipe_path: of a YAML file, or a recipe. root: folder of the data set. weights: of the backbone (`read_weights`),
-    or a weights.pt of an earlier run or a bundle's folder, which stages `heads` and `tail` need. An
+    or a weights.pt of an earlier run or a bundle's folder, which all stages but the first need. An
     `OUT/checkpoint.ckpt` is resumed: the result is that of a run without a break. threads: of torch. devices, nodes:
-    of Lightning, with DDP where they are several.
+    of Lightning, with DDP where they are several. experts: like weights, of a network with whose experts those of stage
+    `experts` begin.
     report: called with one line of progress now and then. Also writes OUT/logs/*/metrics.csv, one each time that it is
     started, and OUT/curves.png. Raises ValueError or FileNotFoundError for wrong input.
     """
@@ -199,7 +214,10 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
         balance = class_weights(recipe.pixel_shares, recipe.class_weight_power, recipe.class_weight_max)
         offsets = recipe.class_weight_undone * balance.log()
     torch.manual_seed(recipe.seed)
-    module = {'heads': _heads, 'tail': _tail}.get(recipe.stage, _end_to_end)(recipe, weights, balance, offsets)
+    if experts is not None and recipe.stage != 'experts':
+        raise ValueError(f'experts to begin with are for stage experts, not {recipe.stage}')
+    make = {'heads': _heads, 'tail': _tail, 'experts': partial(_experts, begin=experts)}.get(recipe.stage, _end_to_end)
+    module = make(recipe, weights, balance, offsets)
     data = _Data(dataset, recipe)
     if recipe.splits:
         module.start_splits(next(iter(data.batches()))[0], recipe.splits)

@@ -112,3 +112,15 @@ def test_a_broken_image_is_named(tmp_path):
 def test_a_negative_seed_is_refused():
     with pytest.raises(ValueError, match='seed -1'):
         open_source('scenes', seed=-1)
+
+
+def test_distorted_frames_are_seeded_by_frame_and_keep_their_labels(tmp_path):
+    clean, noisy, again = (open_source('scenes', 3, text) for text in ('', 'noise:20', 'noise:20'))
+    assert noisy.name == 'scenes noise:20' and noisy.count is None
+    change = [noisy.frame(index).image.astype(int) - clean.frame(index).image for index in (2, 3)]
+    assert np.std(change[0]) == pytest.approx(20, rel=0.15) and not np.array_equal(*change)
+    assert np.array_equal(noisy.frame(2).image, again.frame(2).image)
+    assert np.array_equal(noisy.frame(2).labels, clean.frame(2).labels)
+    assert type(open_source('scenes', 3, 'clean')) is type(clean)
+    with pytest.raises(ValueError, match='expected clean, or NAME:LEVEL'):
+        open_source('scenes', 3, 'snow:3')

@@ -10,6 +10,7 @@ from tiny import tiny_bundle
 
 from ee_seg_ros.data.sources import SourceFrame
 from ee_seg_ros.evaluation import contact_sheet, recording
+from ee_seg_ros.evaluation.report import demo_table
 from ee_seg_ros.inference.bundle import Bundle
 
 MS = 1_000_000
@@ -177,3 +178,19 @@ def test_the_sheet_is_drawn(tmp_path, bundle, labelled):
     # The legend shows every class in its own colour.
     for info in bundle.classes:
         assert (sheet[-120:] == info.color).all(-1).sum() > 100, info.name
+
+
+def test_experts_in_use_are_counted_and_named(tmp_path, bundle):
+    frames = write_run(tmp_path, [BOTH] * 4)
+    assert 'experts' not in recording.summarise(frames, bundle, {})
+    for frame, expert in zip(frames, ('', 'noise', 'noise', 'blur')):
+        frame.record['trace']['expert'] = expert
+    summary = recording.summarise(frames, bundle, {})
+    assert summary['experts'] == {'': 0.25, 'blur': 0.25, 'noise': 0.5}
+    picture = TwoHalves().frame(1)
+    caption = contact_sheet._cells(frames[1], '', picture, bundle, 160, 120, False)[1][1]
+    assert any('expert noise' in text for text, *_ in caption)
+    summary |= {'source': 'scenes', 'rate': 5.0, 'bundle': 'b', 'criterion': 'c', 'operating_point': 'p'}
+    table = demo_table({**summary, 'distort': 'noise:20'})
+    assert 'noise:20' in table.title and any('expert noise' in cell for cell in table.columns[0].cells)
+    assert 'noise:20' not in demo_table({**summary, 'distort': ''}).title

@@ -5,6 +5,7 @@ import array
 from types import SimpleNamespace
 
 import pytest
+from tiny import tiny_bundle
 
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.nodes.parameters import (
@@ -16,6 +17,8 @@ from ee_seg_ros.nodes.parameters import (
     Parameter,
     ParameterError,
     checked,
+    expert_of,
+    thresholds_by_expert,
     thresholds_of,
 )
 
@@ -96,3 +99,15 @@ def test_thresholds_are_those_of_the_operating_point_unless_they_are_given():
     assert thresholds_of({**values, 'operating_point': 'searched'}, bundle) == tuple(given)
     with pytest.raises(BundleError, match='choose one of entropy'):
         thresholds_of({**values, 'criterion': 'bogus'}, bundle)
+
+
+def test_the_expert_is_one_that_the_bundle_has(tmp_path):
+    bundle = Bundle.load(tiny_bundle(tmp_path / 'expert', experts={'blur': ['exit1']}))
+    for value in ('auto', 'off', 'blur'):
+        assert expert_of({'expert': value}, bundle) == value
+    with pytest.raises(ParameterError, match="expert is 'noise': bundle expert knows auto, off, blur"):
+        expert_of({'expert': 'noise'}, bundle)
+    values = {'criterion': 'entropy', 'operating_point': 'fast', 'thresholds': []}
+    assert thresholds_by_expert(values, bundle) == {'': (0.5,) * 4, 'blur': (0.25,) * 4}
+    given = {**values, 'thresholds': [0.1] * 4}    # explicit ones win
+    assert thresholds_by_expert(given, bundle) == {'': (0.1,) * 4, 'blur': (0.1,) * 4}

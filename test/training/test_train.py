@@ -19,7 +19,7 @@ from ee_seg_ros.models.tiles import partial_logits, tiled_logits  # noqa: E402
 from ee_seg_ros.training import stages  # noqa: E402
 from ee_seg_ros.training import train as training  # noqa: E402
 from ee_seg_ros.training.curves import read_metrics  # noqa: E402
-from ee_seg_ros.training.recipe import read_recipe  # noqa: E402
+from ee_seg_ros.training.recipe import LATER, read_recipe  # noqa: E402
 from ee_seg_ros.training.stages import EndToEnd, Heads, Tail  # noqa: E402
 from ee_seg_ros.training.train import train  # noqa: E402
 
@@ -36,6 +36,8 @@ CANDIDATES = [{'unit': 7, 'head': {'kind': 'deeplab', 'reduction': 8, 'blocks': 
 
 SPLITS = [{'unit': 7, 'low': 4, 'high': 6, 'levels': 8, 'skips': [3, 6], 'restored': 12},
           {'unit': 12, 'low': 2, 'high': 12, 'skips': [6], 'restored': 12}]
+
+EXPERTS = {'experts': ['blur', 'noise'], 'expert_exits': ['exit2'], 'expert_head': {'adapt': 1}, 'batch_size': 4}
 
 
 @pytest.fixture(scope='module')
@@ -57,7 +59,7 @@ def write_recipe(path, **changes):
     content = {'stage': 'round_robin', 'network': NETWORK, 'split': 'train', 'phases': PHASES, 'batch_size': 2,
                'scene_share': 0.3, 'rare_classes': [2, 6], 'warmup_steps': 1, 'average_decay': 0.9, 'workers': 0,
                'checkpoint_steps': 1, 'log_steps': 1, 'pixel_shares': [(1 + k) / 66 for k in range(11)], **changes}
-    if content['stage'] in ('heads', 'tail'):
+    if content['stage'] in LATER:
         content.pop('network')
     path.write_text(yaml.safe_dump(content))
     return path
@@ -85,11 +87,11 @@ def first_stage(root, tmp_path_factory):
     return train(write_recipe(folder / 'recipe.yaml'), root, folder / 'out', threads=1, report=quiet)
 
 
-@pytest.mark.parametrize('stage', ['round_robin', 'heads'])
+@pytest.mark.parametrize('stage', ['round_robin', 'heads', 'experts'])
 def test_a_killed_run_resumes_to_the_same_weights(stage, root, tmp_path, first_stage):
-    options = {'candidates': CANDIDATES, 'splits': SPLITS} if stage == 'heads' else {}
+    options = {'heads': {'candidates': CANDIDATES, 'splits': SPLITS}, 'experts': EXPERTS}.get(stage, {})
     recipe = write_recipe(tmp_path / 'recipe.yaml', stage=stage, **options)
-    weights = first_stage if stage == 'heads' else None
+    weights = None if stage == 'round_robin' else first_stage
     whole = load_network(train(recipe, root, tmp_path / 'whole', weights, threads=1, report=quiet))
     with pytest.raises(Killed):    # between the step and its checkpoint: the step is done again
         train(recipe, root, tmp_path / 'killed', weights, threads=1, report=kill_at(3))
@@ -99,7 +101,7 @@ def test_a_killed_run_resumes_to_the_same_weights(stage, root, tmp_path, first_s
     assert said[0].startswith('resuming at step 2')
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict())
     losses = [read_metrics(tmp_path / run / 'logs') for run in ('whole', 'killed')]
-    some = 'final' if stage == 'round_robin' else 'plain'
+    some = {'round_robin': 'final', 'heads': 'plain', 'experts': 'noise.exit2'}[stage]
     assert losses[0][some] == losses[1][some] and losses[1][some][0] == (0, 1, 2, 3)    # nor are logs lost
     assert (tmp_path / 'whole' / 'curves.png').is_file()
 

@@ -1,0 +1,251 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`ee_seg bench distortions`: what distortions cost the masks that leave onboard, and what expert exits win back.
+
+After the tables of Pacheco et al. (GLOBECOM 2021, arXiv 2108.09343), for segmentation. Every image is distorted in
+every way and at every level, with a seed of its own, and runs through both sides as the two nodes run it over an ideal
+link: with the exits' own heads (`pristine`), with the expert of the family that it truly has (`oracle`), and with the
+one that the detector calls for from this image alone (`detector`).
+"""
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ee_seg_ros.data.datasets import samples_of
+from ee_seg_ros.data.distortions import DISTORTIONS, distort
+from ee_seg_ros.data.sources import open_source
+from ee_seg_ros.evaluation.evaluate import check_classes
+from ee_seg_ros.evaluation.machine import machine
+from ee_seg_ros.evaluation.metrics import confusion, mean_iou
+from ee_seg_ros.evaluation.pair import run_pair
+from ee_seg_ros.evaluation.timing import opencv_threads, size_of
+from ee_seg_ros.inference.bundle import Bundle
+from ee_seg_ros.inference.detector import Detector
+from ee_seg_ros.inference.engine import Engine
+
+CLEAN = ('clean', 0)
+PRISTINE, ORACLE, DETECTOR = 'pristine', 'oracle', 'detector'
+TELLING_LOSS = 0.05    # mIoU that the own heads must lose before one speaks of winning it back
+BATCH = 10             # images, of an edge outage
+DEADLINE_MS, LINK_MS, LINK_BITS = 100.0, 20.0, 10e6    # a frame at 10 Hz; round trip and bits per second of a Wi-Fi
+TIMED = 50             # images to time the detector on
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image.
+
+    settled: onboard. forwarded: its features were sent. at_once, final: confusion matrices of the mask that leaves
+    onboard and of the final mask. ms: both sides' computing, the detector's and an assumed link's time, image to final
+    mask. size: bytes sent.
+    """
+
+    settled: bool
+    forwarded: bool
+    at_once: np.ndarray
+    final: np.ndarray
+    ms: float
+    size: int
+
+
+def settings(names: Sequence[str] = tuple(DISTORTIONS)) -> list:
+    """[(distortion, level)]: clean, then every listed level of these distortions."""
+    return [CLEAN, *((name, level) for name in names for level in DISTORTIONS[name].levels)]
+
+
+def family_of(name: str) -> str:
+    """The family of a distortion; 'clean' of clean images."""
+    return DISTORTIONS[name].family if name in DISTORTIONS else name
+
+
+class Runner:
+    """Runs images through both sides at one operating point, with any expert."""
+
+    def __init__(self, engine: Engine, criterion: str, operating_point: str):
+        self._engine, self._criterion, self._point = engine, criterion, operating_point
+        for expert in ('', *engine.bundle.experts):
+            engine.bundle.thresholds(criterion, operating_point, expert)    # a wrong name is told before all else
+
+    def run(self, image: np.ndarray, labels: np.ndarray, expert: str) -> Outcome:
+        """One image with an expert's heads ('' for the exits' own); the detector's time is not in it."""
+        engine, classes = self._engine, len(self._engine.bundle.classes)
+        thresholds = engine.bundle.thresholds(self._criterion, self._point, expert)
+        began = time.perf_counter()
+        frame = run_pair(engine, image, self._criterion, thresholds, expert=expert)
+        final, robot = frame.mask(*size_of(image)), frame.sides[0]
+        ms, size = (time.perf_counter() - began) * 1e3, len(frame.payload(engine))
+        forwarded = frame.onboard is not None
+        at_once = robot.output.mask(*size_of(image)) if forwarded else final
+        return Outcome(robot.settled, forwarded, confusion(labels, at_once, classes), confusion(labels, final, classes),
+                       ms + forwarded * (LINK_MS + 8e3 * size / LINK_BITS), size)
+
+
+def look(runner: Runner, detector: Detector | None, experts: Sequence[str], samples: Sequence, setting: tuple,
+         step: Callable[[], None]) -> tuple:
+    """({heads: [Outcome, one per image]}, [Detection]) of all images with one distortion.
+
+    Each expert runs once on an image, however many ways lead to it.
+    """
+    outcomes, detections, right = {}, [], family_of(setting[0])
+    for seed, (image, labels) in enumerate(samples):
+        image = distort(image, *setting, seed=seed)
+        chosen = {PRISTINE: '', ORACLE: right if right in experts else ''}
+        if detector is not None:
+            detections.append(detector.detect(image))
+            chosen[DETECTOR] = detections[-1].family if detections[-1].family in experts else ''
+        found = {expert: runner.run(image, labels, expert) for expert in dict.fromkeys(chosen.values())}
+        for heads, expert in chosen.items():
+            outcomes.setdefault(heads, []).append(found[expert])
+        step()
+    return outcomes, detections
+
+
+def broken(outcomes: Sequence[Outcome], promise: float | None) -> Iterator[bool]:
+    """Of each settled frame: whether its mIoU is below the operating point's promise; nothing without a promise."""
+    return (mean_iou(each.at_once) < promise for each in outcomes if each.settled and promise is not None)
+
+
+def outage(outcomes: Sequence[Outcome], promise: float | None) -> float | None:
+    """Share of the batches of `BATCH` images in a row whose settled frames have a mean mIoU below the promise.
+
+    Batches without a settled frame do not count. None where that is all, or nothing is promised.
+    """
+    batches = [outcomes[start:start + BATCH] for start in range(0, len(outcomes), BATCH)]
+    means = [np.nanmean([mean_iou(each.at_once) for each in batch if each.settled]) for batch in batches
+             if any(each.settled for each in batch)]
+    return None if promise is None or not means else float(np.mean([mean < promise for mean in means]))
+
+
+def row_of(setting: tuple, heads: str, outcomes: Sequence[Outcome], promise: float | None,
+           detector_ms: float) -> dict:
+    """A row of the table: one distortion and level, one choice of heads. Shares are 0..1; None: nothing to measure."""
+    failed = list(broken(outcomes, promise))
+    extra = detector_ms if heads == DETECTOR else 0.0
+    sent = [each.size for each in outcomes if each.forwarded]
+    return {'distortion': setting[0], 'level': setting[1], 'heads': heads,
+            'onboard_miou': mean_iou(sum(each.at_once for each in outcomes)),
+            'onboard_share': float(np.mean([each.settled for each in outcomes])),
+            'forwarded_share': float(np.mean([each.forwarded for each in outcomes])),
+            'final_miou': mean_iou(sum(each.final for each in outcomes)),
+            'broken_promises': float(np.mean(failed)) if failed else None,
+            'edge_outage': outage(outcomes, promise),
+            'missed_deadlines': float(np.mean([each.ms + extra > DEADLINE_MS for each in outcomes])),
+            'bytes': float(np.mean(sent)) if sent else None}
+
+
+def recovered(rows: Sequence[dict], names: Sequence[str]) -> dict:
+    """What experts win back of the onboard mIoU that distortions take from the exits' own heads.
+
+    Over the levels of distortions `names` at which these lose `TELLING_LOSS` or more against clean images: `levels`
+    (how many these are), `lost_pp`, and per choice of heads its share of that; {} where there is no such level.
+    """
+    table = {(row['distortion'], row['level'], row['heads']): row['onboard_miou'] for row in rows}
+    clean = table[(*CLEAN, PRISTINE)]
+    telling = [key[:2] for key, miou in table.items()
+               if key[0] in names and key[2] == PRISTINE and clean - miou >= TELLING_LOSS]
+    if not telling:
+        return {}
+    means = {heads: np.mean([table[(*setting, heads)] for setting in telling])
+             for heads in (PRISTINE, ORACLE, DETECTOR) if (*CLEAN, heads) in table}
+    lost = clean - means[PRISTINE]
+    return {'levels': len(telling), 'lost_pp': float(100 * lost),
+            **{heads: float((mean - means[PRISTINE]) / lost) for heads, mean in means.items() if heads != PRISTINE}}
+
+
+def recalls(detected: dict) -> list:
+    """[{distortion, level, family, recall, level_found, and the share of images of each detected family}].
+
+    detected: (distortion, level) -> [Detection].
+    """
+    rows = []
+    for (name, level), found in detected.items():
+        families = [each.family for each in found]
+        rows.append({'distortion': name, 'level': level, 'family': family_of(name),
+                     'recall': families.count(family_of(name)) / len(found),
+                     'level_found': float(np.mean([each.level for each in found])),
+                     **{family: families.count(family) / len(found) for family in found[0].probabilities}})
+    return rows
+
+
+def claims_of(rows: Sequence[dict], seen: Sequence[dict], pooled: dict, promise: float | None,
+              ms: float | None) -> dict:
+    """The claims; what was not measured is absent. pooled: heads -> all `Outcome`s of distorted images."""
+    of = {name: recovered(rows, [name]) for name in ('blur', 'noise')}
+    claims = {f'{name}_recovered_share': found.get(DETECTOR) for name, found in of.items()}
+    clean = {row['heads']: row['onboard_miou'] for row in rows if row['distortion'] == 'clean'}
+    if DETECTOR in clean:
+        claims['clean_loss_pp'] = 100 * (clean[PRISTINE] - clean[DETECTOR])
+        every = recovered(rows, tuple(DISTORTIONS))
+        if every.get(ORACLE, 0) > 0:
+            claims['oracle_gain_kept_share'] = every[DETECTOR] / every[ORACLE]
+    for name in ('clean', 'blur', 'noise'):
+        of_name = [row['recall'] for row in seen if row['distortion'] == name]
+        claims[f'{name}_recall'] = float(np.mean(of_name[len(of_name) > 1:])) if of_name else None    # not the mildest
+    claims['detector_ms'] = ms
+    for when, heads in (('before', PRISTINE), ('after', DETECTOR)):
+        failed = list(broken(pooled.get(heads, ()), promise))
+        claims[f'broken_promises_{when}'] = float(np.mean(failed)) if failed else None
+        claims[f'onboard_share_{when}'] = float(np.mean([each.settled for each in pooled[heads]])) if pooled.get(
+            heads) else None
+    return {name: value for name, value in claims.items() if value is not None}
+
+
+def video_recalls(detector: Detector, videos: Sequence[str]) -> dict:
+    """Video -> share of its frames that the detector takes for clean."""
+    found = {}
+    for video in videos:
+        source = open_source(video)
+        families = [detector.detect(source.frame(index).image).family for index in range(source.count)]
+        found[source.name] = families.count('clean') / len(families)
+    return found
+
+
+def measure(name_or_path: str, dataset: str, root: str | None, split: str, criterion: str, operating_point: str,
+            limit: int = 0, threads: int = 2, videos: Sequence[str] = (),
+            report: Callable[[int, int], None] = lambda done, total: None) -> dict:
+    """Run the bench; returns `distortions.json`: machine, rows, claims, what the detector saw, and the set-up.
+
+    limit: use so many images of the split (0: all). videos: on whose frames, all of them clean, the detector is to call
+    nothing distorted. report: called with (steps done, steps in all). Raises ValueError (BundleError among them) or
+    FileNotFoundError for wrong input.
+    """
+    engine = Engine(Bundle.load(name_or_path), threads=threads)
+    bundle = engine.bundle
+    detector = Detector(bundle) if bundle.detector is not None else None
+    runner = Runner(engine, criterion, operating_point)
+    check_classes(bundle, dataset, root, split)
+    total, found = samples_of(dataset, root, split, limit)
+    samples, done = list(found), 0
+    points = bundle.document['criteria'].get(criterion, {'operating_points': {}})['operating_points']
+    promise = points.get(operating_point, {}).get('promise')
+
+    def step():
+        nonlocal done
+        done += 1
+        report(done, total * len(settings()))
+    ms = None
+    with opencv_threads(1):
+        if detector is not None:
+            ms = float(np.median([detector.detect(image).ms for image, _ in samples[:TIMED]]))
+            filmed = video_recalls(detector, videos)
+    rows, pooled, detected = [], {}, {}
+    with opencv_threads(threads):
+        for setting in settings():
+            outcomes, detections = look(runner, detector, bundle.experts, samples, setting, step)
+            rows += [row_of(setting, heads, each, promise, ms or 0.0) for heads, each in outcomes.items()]
+            if detections:
+                detected[setting] = detections
+            for heads, each in outcomes.items() if setting != CLEAN else ():
+                pooled.setdefault(heads, []).extend(each)
+    seen = recalls(detected)
+    return {'machine': machine(), 'rows': rows, 'claims': claims_of(rows, seen, pooled, promise, ms),
+            'recovered': {name: recovered(rows, [name]) for name in DISTORTIONS}, 'detector': seen,
+            'mildest_recall': {name: next(row['recall'] for row in seen if row['distortion'] == name)
+                               for name in ('blur', 'noise') if seen},
+            'video_clean_recall': filmed if detector is not None else {},
+            'bundle': {'name': bundle.name, 'fingerprint': bundle.fingerprint, 'experts': list(bundle.experts)},
+            'criterion': criterion, 'operating_point': operating_point, 'promise': promise, 'dataset': dataset,
+            'split': split, 'images': total, 'batch': BATCH, 'deadline_ms': DEADLINE_MS,
+            'link': {'round_trip_ms': LINK_MS, 'bits_per_second': LINK_BITS}, 'threads': threads}

@@ -1,0 +1,81 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Temperatures, curves and operating points of a bundle's experts, measured on distorted images."""
+from collections.abc import Callable, Iterable, Iterator
+
+from ee_seg_ros.data.distortions import DISTORTIONS, distort
+from ee_seg_ros.evaluation.evaluate import Observations, cascade, observe
+from ee_seg_ros.evaluation.metrics import mean_iou
+from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle
+from ee_seg_ros.inference.engine import Engine
+from ee_seg_ros.search.calibration import ALLOWED_LOSS, STATED, curve, levels, settled_mious
+
+
+def distorted(samples: Iterable, family: str) -> Iterator:
+    """(image, labels), each distorted: by all distortions of a family, at all their levels, in turn."""
+    settings = [(kind.name, level) for kind in DISTORTIONS.values() if kind.family == family for level in kind.levels]
+    for seed, (image, labels) in enumerate(samples):
+        yield distort(image, *settings[seed % len(settings)], seed), labels
+
+
+def broken_share(bundle: Bundle, observed: Observations, criterion: str, thresholds: list, promised: float) -> float:
+    """Share of the images settled onboard whose mIoU is below what is promised, 0..1; 0 where none settles."""
+    mious = settled_mious(bundle, observed, criterion, thresholds)
+    return float((mious < promised).mean()) if len(mious) else 0.0
+
+
+def expert_points(bundle: Bundle, criterion: str, points: list, observed: Observations, before: Observations) -> dict:
+    """An expert's operating points of a criterion, each with the promise that the exits' own heads make when clean.
+
+    Of `points` (`calibration.levels`) that lose no more than is allowed against the whole network and settle at least
+    as many of these images onboard as the exits' own heads do (`before`), the one that breaks the fewest promises;
+    the best mIoU, then the lowest cost, among equals. An own head that is sure of what it cannot see is not to be
+    outdone in that, only in being right.
+    """
+    found = {}
+    for name, stated in bundle.document['criteria'][criterion]['operating_points'].items():
+        if name not in OPERATING_POINTS:
+            continue
+        own = cascade(bundle, before, criterion, stated['thresholds'])
+        able = [point for point in points if point['forwarded_share'] <= own['forwarded_share'] + 1e-9]
+        able = [point for point in able if point['loss_bound'] <= ALLOWED_LOSS[name]] or able
+        broken = {id(point): broken_share(bundle, observed, criterion, point['thresholds'], stated['promise'])
+                  for point in able}
+        best = min(able, key=lambda point: (broken[id(point)], -point['miou'], point['mean_macs']))
+        found[name] = {
+            **{key: best[key] for key in STATED}, 'promise': stated['promise'], 'broken': broken[id(best)],
+            'without_expert': {
+                **{key: own[key] for key in ('miou', 'mean_macs', 'onboard_miou', 'forwarded_share')},
+                'broken': broken_share(bundle, before, criterion, stated['thresholds'], stated['promise'])}}
+    return found
+
+
+def calibrate_experts(bundle: Bundle, samples: list, threads: int = 2,
+                      report: Callable[[int, int], None] = lambda done, total: None) -> None:
+    """Measure all experts of a calibrated bundle on distorted copies of (image, labels); nothing is written yet.
+
+    The criteria's models (`gain`, limits of classes) are those of the bundle: they speak of calibrated probabilities,
+    and each expert has temperatures of its own. Its thresholds and curves are measured.
+    """
+    from ee_seg_ros.search.temperature import calibrate_temperatures, labelled_pixels
+    total, criteria = len(samples), bundle.document['criteria']
+    for family in bundle.experts:
+        expert = bundle.document['experts'][family]
+        found = calibrate_temperatures(labelled_pixels(Engine(bundle, threads=threads), distorted(samples, family),
+                                                       lambda done: report(done, 3 * total), family))
+        for exit_, temperature in zip(bundle.exits, found['temperatures']):
+            if exit_.name in expert['exits']:
+                expert['exits'][exit_.name]['temperature'] = temperature
+        engine = Engine(bundle, threads=threads)
+        before = observe(engine, distorted(samples, family), lambda done: report(total + done, 3 * total))
+        observed = observe(engine, distorted(samples, family), lambda done: report(2 * total + done, 3 * total), family)
+        expert['calibration'] = {
+            'images': total, 'exits': [
+                {'name': exit_.name, 'miou': mean_iou(matrix), 'miou_without_expert': mean_iou(own)}
+                for exit_, matrix, own in zip(bundle.exits, observed.matrices.sum(0), before.matrices.sum(0))]}
+        expert['criteria'] = {}
+        for criterion, entry in criteria.items():
+            points = levels(bundle, observed, criterion)
+            expert['criteria'][criterion] = {
+                'direction': entry['direction'], 'thresholds': entry['thresholds'], 'curve': curve(points),
+                'operating_points': expert_points(bundle, criterion, points, observed, before)}

@@ -1,0 +1,150 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Expert exits in the engine and on the wire: other heads on the same features, frame by frame."""
+import json
+from types import SimpleNamespace
+
+import msgpack
+import numpy as np
+import pytest
+import zstandard
+from tiny import tiny_bundle
+
+from ee_seg_ros.evaluation.pair import run_pair
+from ee_seg_ros.inference import experts
+from ee_seg_ros.inference.bundle import Bundle, BundleError
+from ee_seg_ros.inference.detector import Detection
+from ee_seg_ros.inference.engine import Engine
+from ee_seg_ros.inference.experts import AUTO, OFF, ExpertChooser
+from ee_seg_ros.inference.features import FeatureError, pack, unpack
+from ee_seg_ros.inference.pixels import OnboardMap
+
+EXPERTS = {'blur': ('exit1', 'exit2', 'final'), 'noise': ('exit2',)}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp('bundles') / 'expert', tile=True, experts=EXPERTS)
+
+
+@pytest.fixture(scope='module')
+def expert_bundle(folder):
+    return Bundle.load(folder)
+
+
+@pytest.fixture(scope='module')
+def expert_engine(expert_bundle):
+    return Engine(expert_bundle, threads=1)
+
+
+def heads(frame):
+    return [output.exit.graph for output in frame.outputs]
+
+
+def never(engine, image, expert=''):
+    return run_pair(engine, image, 'never', (0.0,) * 4, partial=False, expert=expert)
+
+
+def test_an_expert_stands_in_at_its_exits_and_every_frame_may_have_another(expert_bundle, expert_engine, tiny, noise):
+    plain = never(Engine(tiny, threads=1), noise)
+    for expert in ('blur', '', 'noise', 'blur', ''):
+        frame, own = never(expert_engine, noise, expert), EXPERTS.get(expert, ())
+        assert heads(frame) == [f'{name}_{expert}' if name in own else name for name in
+                                ('exit1', 'exit2', 'exit3', 'exit4', 'final')]
+        for output, before in zip(frame.outputs, plain.outputs):    # the stages are the same
+            same = np.array_equal(output.logits, before.logits)
+            assert same == (output.exit.name not in own)
+            assert output.exit.temperature == (2.0 if output.exit.name in own else 1.0)
+        ran = {*(graph for exit_ in expert_bundle.exits for graph in expert_bundle.path_to(exit_.name)[:-1]),
+               *heads(frame)}
+        assert sum(side.macs for side in frame.sides) == sum(expert_bundle.graphs[graph]['macs'] for graph in ran)
+
+
+def test_one_exit_alone(expert_engine, noise):
+    whole = never(expert_engine, noise, 'blur')
+    for place, name in ((1, 'exit2'), (3, 'exit4'), (4, 'final')):
+        np.testing.assert_array_equal(expert_engine.run_exit(noise, name, 'blur').output.logits,
+                                      whole.outputs[place].logits)
+
+
+def test_pixels_that_stop_keep_what_the_expert_said(expert_engine, mixed):
+    result = expert_engine.segment(mixed, 'class_threshold', (2.0,) * 4, expert='blur')
+    first, second = result.outputs
+    assert result.active is not None and (first.exit.graph, second.exit.graph) == ('exit1_blur', 'exit2_blur')
+    kept = first.stopped
+    assert kept.any() and not kept.all()
+    np.testing.assert_array_equal(second.grid_classes[kept], first.grid_classes[kept])
+
+
+def test_the_payload_names_the_expert_and_the_server_takes_it(expert_bundle, expert_engine, noise):
+    robot, server = Engine(expert_bundle, part='onboard'), Engine(expert_bundle, part='offboard')
+    result = robot.segment(noise, 'never', expert='blur')
+    onboard = OnboardMap(robot.onboard_map(result).classes)
+    payload = pack(expert_bundle, robot.encode(result), result.placement, (64, 48), onboard, 'blur')
+    received = unpack(expert_bundle, payload)
+    assert received.expert == 'blur'
+    refined = server.finish(received.tensors, received.placement, onboard=received.onboard, expert=received.expert)
+    assert refined.output.exit.graph == 'final_blur' and refined.outputs[0].exit.graph == 'exit3'
+    np.testing.assert_array_equal(refined.output.logits, never(expert_engine, noise, 'blur').outputs[-1].logits)
+    for wrong in ('rain', None, 7, 'blur\x00'):
+        document = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(payload))
+        broken = zstandard.ZstdCompressor().compress(msgpack.packb({**document, 'expert': wrong}))
+        with pytest.raises(FeatureError, match='was used, bundle expert has blur, noise'):
+            unpack(expert_bundle, broken)
+
+
+def test_each_expert_has_thresholds_of_its_own_where_it_has_any(expert_bundle):
+    assert expert_bundle.experts == ('blur', 'noise')
+    assert expert_bundle.thresholds('entropy', 'fast') == (0.5,) * 4
+    assert expert_bundle.thresholds('entropy', 'fast', 'noise') == (0.25,) * 4
+    assert expert_bundle.thresholds('region', 'fast', 'noise') == (0.5,) * 4
+    for call in (lambda: expert_bundle.thresholds('entropy', 'fast', 'rain'), lambda: expert_bundle.exits_for('rain')):
+        with pytest.raises(BundleError, match="has no expert 'rain': choose one of blur, noise"):
+            call()
+
+
+def test_what_the_wire_names_is_in_the_fingerprint(expert_bundle, folder):
+    document = json.loads((folder / 'bundle.json').read_text())
+    document['experts']['blur']['exits']['exit1']['temperature'] = 3.0
+    assert Bundle(folder, document).fingerprint == expert_bundle.fingerprint
+    del document['experts']['noise']
+    assert Bundle(folder, document).fingerprint != expert_bundle.fingerprint
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda experts: experts.update(auto=experts['blur']), "calls an expert 'auto'"),
+    (lambda experts: experts['blur']['exits'].update(exit9=experts['blur']['exits']['exit1']), "the exit 'exit9'"),
+    (lambda experts: experts['blur']['exits']['exit1'].update(graph='nothing'), "the graph 'nothing'"),
+    (lambda experts: experts['blur']['exits']['exit1'].update(graph='final'), 'must read what the exit reads'),
+    (lambda experts: experts['blur']['criteria']['entropy']['operating_points']['fast'].update(thresholds=[1]),
+     'criterion entropy of the expert blur, operating point fast has 1 thresholds'),
+    (lambda experts: experts['blur']['exits']['exit1'].update(temperature=0), 'not a valid bundle'),
+])
+def test_experts_that_do_not_fit_are_refused(tmp_path, change, message):
+    folder = tiny_bundle(tmp_path / 'tiny', experts=EXPERTS)
+    document = json.loads((folder / 'bundle.json').read_text())
+    change(document['experts'])
+    (folder / 'bundle.json').write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(folder)
+
+
+def test_the_choice_follows_the_detector_only_if_it_is_asked_for(expert_bundle, noise, monkeypatch):
+    seen = iter(['clean', 'noise', 'noise', 'noise', 'weather', 'weather', 'weather'])
+
+    class Scripted:
+        def __init__(self, bundle):
+            pass
+
+        def detect(self, image):
+            return Detection(next(seen), 0.5, {}, 0.1)
+    assert ExpertChooser(expert_bundle).choose(noise, AUTO) == experts.Choice()    # no detector
+    monkeypatch.setattr(experts, 'Detector', Scripted)
+    chooser = ExpertChooser(SimpleNamespace(experts=('blur', 'noise'), detector={}))
+    assert chooser.choose(noise, OFF) == experts.Choice()
+    assert chooser.choose(noise, 'blur') == experts.Choice('blur')
+    chosen = [chooser.choose(noise, AUTO) for _ in range(7)]
+    # Three looks must agree; for weather there is no expert.
+    assert [choice.expert for choice in chosen] == ['', '', '', 'noise', 'noise', 'noise', '']
+    assert [choice.family for choice in chosen] == ['clean'] * 3 + ['noise'] * 3 + ['weather']
+    assert chosen[0].level == 0.5
