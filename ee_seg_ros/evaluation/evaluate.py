@@ -84,7 +84,7 @@ def _ends(bundle, frame, labels):
     return matrices + matrices[-1:] * missing, frame.macs_at + frame.macs_at[-1:] * missing
 
 
-def _scores(rule, bundle, frame):
+def frame_scores(rule: Criterion, bundle: Bundle, frame: PairResult) -> list:
     """A criterion's score at every judged exit of a frame, NaN where it gives none.
 
     Where a frame ended because nothing was left to do, it does so whatever the threshold: its score is infinite.
@@ -113,7 +113,7 @@ def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = l
         forwarded = to_the_end(engine, image, expert=expert) if bundle.forwards_cells else whole
         for name, rule in CRITERIA.items():
             frame = to_the_end(engine, image, name, expert=expert) if name in pixelwise else forwarded
-            scores[name].append(_scores(rule, bundle, frame))
+            scores[name].append(frame_scores(rule, bundle, frame))
             if frame is not whole:
                 ends.setdefault(name, []).append((*_ends(bundle, frame, labels), len(frame.payload(engine))))
         report(len(matrices))
