@@ -82,7 +82,7 @@ def test_copies_of_a_frame_are_in_one_block(tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, 'threshold_levels', lambda *given: tried)
     once = cross_validated(bundle, Observations(matrices, {'entropy': scores}), 'entropy')
     twice = cross_validated(bundle, Observations(matrices.repeat(2, 0), {'entropy': scores.repeat(2, 0)}), 'entropy', 2)
-    assert twice == once and len({point['miou'] for point in once['points']}) > 3
+    assert twice == once and len({point['miou'] for point in once['points']}) > 1
 
 
 def _copies(folder, *names):
