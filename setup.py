@@ -30,6 +30,8 @@ EXTRAS = {
     # The command line with its tables, plots and contact sheet.
     'demo': ['matplotlib', 'pillow', 'rich', 'typer'],
     'test': ARRAYS + ['cv-bridge', 'pytest>=7'],
+    # `make lint`: one tool for what ament's linters of Python check, and one for types.
+    'lint': ['mypy', 'ruff', 'types-PyYAML'],
     'train': ['lightning>=2.6', 'onnx', 'safetensors', 'torch', 'torchmetrics', 'torchvision'],
 }
 

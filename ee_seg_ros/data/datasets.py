@@ -11,7 +11,7 @@ from ee_seg_ros.data import camvid
 from ee_seg_ros.data.ade20k import ADE20K
 from ee_seg_ros.data.camvid import CamVid
 from ee_seg_ros.data.cityscapes import Cityscapes
-from ee_seg_ros.data.labelled import Split
+from ee_seg_ros.data.labelled import LabelledImages, Split
 from ee_seg_ros.data.scenes import StreetDrive
 from ee_seg_ros.data.voc import VOC
 
@@ -55,7 +55,7 @@ class Scenes:
         return scene.image, scene.labels
 
 
-FOLDERS = {'camvid': CamVid, 'cityscapes': Cityscapes, 'ade20k': ADE20K, 'voc': VOC}
+FOLDERS: dict[str, type[LabelledImages]] = {'camvid': CamVid, 'cityscapes': Cityscapes, 'ade20k': ADE20K, 'voc': VOC}
 DATASETS = (*FOLDERS, 'scenes')
 
 

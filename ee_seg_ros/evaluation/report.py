@@ -80,6 +80,7 @@ def evaluation_tables(evaluation: dict) -> list:
     rows += [[name, *(points(exit_['iou'][name]) for exit_ in exits)] for name in exits[0]['iou']]
     by_exit = table(f"{evaluation['bundle']} on {evaluation['images']} images of {evaluation['dataset']} "
                     f"{evaluation['split']}", ['IoU in %', *(exit_['name'] for exit_ in exits)], rows)
+
     def shown(shares):
         return ' '.join(f'{share:.2f}' for share in shares)
     names = [exit_['name'] for exit_ in exits]

@@ -33,7 +33,7 @@ def namespace(request):
 
 @pytest.fixture(scope='module')
 def start(namespace, tmp_path_factory):
-    """Start a node of ours: start(node, **parameters); all are gone at the end of the module."""
+    """Start a node of ours by its name, with these parameters; all are gone at the end of the module."""
     folder, processes = tmp_path_factory.mktemp('logs'), []
 
     def start_one(node, /, **parameters):
