@@ -101,8 +101,8 @@ def _through_cv_bridge(message):
             raise ValueError(f'it made {pixels.dtype} of shape {pixels.shape}')
     except Exception as error:    # it raises whatever the step that fails raises
         ours = ', '.join(CHANNELS)
-        raise ImageError('encoding', f'images of encoding {message.encoding!r} are not supported: publish {ours} '
-                                     f'(cv_bridge could not convert one: {str(error)[:120]})') from None
+        raise ImageError('encoding', f'images of encoding {message.encoding!r} are not supported: publish one of '
+                                     f'{ours} (cv_bridge could not convert one: {str(error)[:120]})') from None
     return np.ascontiguousarray(pixels)
 
 
