@@ -1,6 +1,8 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """Start the onboard node. `ros2 launch ee_seg_ros onboard.launch.py --show-args` lists the arguments."""
+from pathlib import Path
+
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
@@ -16,6 +18,9 @@ def start(context):
     """The node; what is given as an argument wins over the parameter file, which holds for what is not."""
     bundle = LaunchConfiguration('bundle').perform(context)
     autostart = LaunchConfiguration('autostart').perform(context)
+    params_file = LaunchConfiguration('params_file').perform(context)
+    if not Path(params_file).is_file():    # of which launch_ros warns, and goes on without
+        raise FileNotFoundError(f'params_file {params_file} is no file: give a ROS parameter file')
     wins = {}
     if bundle:
         wins['bundle'] = ParameterValue(bundle, value_type=str)    # a folder named 2024 is no number
@@ -24,7 +29,7 @@ def start(context):
     return [Node(
         package='ee_seg_ros', executable='onboard', name='ee_seg', output='screen',
         namespace=LaunchConfiguration('namespace'),
-        parameters=[LaunchConfiguration('params_file'), wins],
+        parameters=[params_file, wins],
         remappings=[('image', LaunchConfiguration('image'))],
         ros_arguments=['--log-level', LaunchConfiguration('log_level')],
         respawn=LaunchConfiguration('respawn'), respawn_delay=2.0,
