@@ -31,7 +31,8 @@ EXTRAS = {
     'demo': ['matplotlib', 'pillow', 'rich', 'typer'],
     'test': ARRAYS + ['cv-bridge', 'pytest>=7'],
     # `make lint`: one tool for what ament's linters of Python check, and one for types.
-    'lint': ['mypy', 'ruff', 'types-PyYAML'],
+    # And what the tests try the installation with, as it is done on a robot.
+    'lint': ['mypy', 'ruff', 'types-PyYAML', 'colcon-common-extensions'],
     'train': ['lightning>=2.6', 'onnx', 'safetensors', 'torch', 'torchmetrics', 'torchvision'],
 }
 
