@@ -29,8 +29,8 @@ def workspace(tmp_path_factory):
     workspace = tmp_path_factory.mktemp('workspace')
     (workspace / 'src').mkdir()
     (workspace / 'src/ee_seg_ros').symlink_to(ROOT)
-    process = subprocess.run([str(COLCON), 'build', '--packages-select', 'ee_seg_ros'], cwd=workspace, env=environment(),
-                             capture_output=True, text=True, timeout=120)
+    process = subprocess.run([str(COLCON), 'build', '--packages-select', 'ee_seg_ros'], cwd=workspace,
+                             env=environment(), capture_output=True, text=True, timeout=120)
     assert process.returncode == 0, process.stdout + process.stderr
     return workspace
 

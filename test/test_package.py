@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'ee_seg_ros'
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 # Import name -> rosdep key where they differ. None: rosdep has no key, package.xml says so in a comment.
-ROSDEP = {'cv2': 'python3-opencv', 'PIL': 'python3-pil', 'onnxruntime': 'python3-onnxruntime-pip', 'zstandard': None}
+ROSDEP = {'cv2': 'python3-opencv', 'PIL': 'python3-pil', 'onnxruntime': 'python3-onnxruntime-pip', 'zstandard': None,
+          'rosbags': None}
 ROSDEP.update({name: f'python3-{name}' for name in
                ('numpy', 'yaml', 'jsonschema', 'msgpack', 'typer', 'rich', 'matplotlib')})
 PIP = {'cv2': 'opencv-python-headless', 'PIL': 'pillow', 'yaml': 'pyyaml'}

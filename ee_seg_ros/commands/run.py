@@ -9,7 +9,8 @@ import typer
 from ee_seg_ros.commands import shared
 
 
-def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, or a video file.'),
+def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, a video file, or a rosbag2 (BAG, or '
+                                                       'BAG:/topic where it has several topics of images).'),
          frames: int = typer.Option(120, help='Frames to publish; at most what the source has.'),
          rate: float = typer.Option(10.0, help='Frames per second.'),
          bundle: str = shared.BUNDLE,
@@ -38,8 +39,11 @@ def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, 
 
 
 def evaluate(bundle: str = typer.Argument(help='Name of a shipped bundle, or path of a bundle folder.'),
-             dataset: str = shared.DATASET, root: str = shared.ROOT,
-             split: str = typer.Option('val', help=f'{shared.SPLIT_HELP}; for scenes the seed of a drive.'),
+             dataset: str = typer.Option('camvid', help=f'{shared.DATASET.help[:-1]}; or bag: a rosbag2, whose '
+                                                        '--root is BAG or BAG:/topic.'),
+             root: str = shared.ROOT,
+             split: str = typer.Option('val', help=f'{shared.SPLIT_HELP}; for scenes the seed of a drive; for a bag '
+                                                   'nothing, or a stretch such as all[50:150].'),
              limit: int = shared.LIMIT, threads: int = shared.THREADS,
              out: Path = typer.Option(..., help='Folder for evaluation.json and evaluation.png.')):
     """Measure mIoU and cost of every exit, and of every criterion at its operating points."""
