@@ -90,6 +90,7 @@ def done(bag, tmp_path_factory):
     out = tmp_path_factory.mktemp('demo') / 'out'
     (out / 'recording').mkdir(parents=True)
     (out / 'recording/mask_1.png').write_text('of an earlier run')
+    (out / 'drive.gif').write_text('of an earlier run')
     (out / 'recording/mine.txt').write_text('not ours')
     command = [sys.executable, '-m', 'ee_seg_ros.cli', 'demo', '--source', f'{bag}:/camera/image', '--frames', '50',
                '--rate', '1.5', '--criterion', 'never', '--out', str(out)]
@@ -117,6 +118,9 @@ def test_the_demo_succeeds_and_says_what_it_measured(done):
 def test_the_sheet_and_the_recording_are_there(done):
     _, out = done
     assert cv2.imread(str(out / 'contact_sheet.png')).shape[1] > 1000
+    from PIL import Image
+    with Image.open(out / 'drive.gif') as drive:
+        assert drive.n_frames == 6 and drive.info['duration'] == pytest.approx(1000 / 1.5, abs=10)
     assert len((out / 'recording/frames.jsonl').read_text().splitlines()) == 6
     assert not (out / 'recording/mask_1.png').exists() and (out / 'recording/mine.txt').exists()
     assert {path.stem for path in (out / 'logs').glob('*.log')} == NODES

@@ -17,7 +17,8 @@ def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, 
          criterion: str = typer.Option('region_change', help='What decides that a mask is good enough.'),
          operating_point: str = typer.Option('balanced', help='fast, balanced, accurate; searched, where a search '
                                                               'wrote the bundle.'),
-         out: Path = typer.Option('demo_out', help='Folder for summary.json, contact_sheet.png and the recording.')):
+         out: Path = typer.Option('demo_out', help='Folder for summary.json, contact_sheet.png, drive.gif and the '
+                                                    'recording.')):
     """Run camera, onboard, offboard and recorder on this machine; show what they did."""
     from ee_seg_ros import demo as job
     from ee_seg_ros.evaluation import report
@@ -32,7 +33,7 @@ def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, 
     shared.leave_in_order()
     summary, failures = job.run(options, lambda line: print(line, flush=True), report.progress)
     report.console.print(report.demo_table(summary))
-    print(f'summary.json, contact_sheet.png, recording/ and logs/ are in {out}')
+    print(f'summary.json, contact_sheet.png, drive.gif, recording/ and logs/ are in {out}')
     for failure in failures:
         print(f'ee_seg demo: {failure}', file=sys.stderr)
     raise typer.Exit(1 if failures else 0)
