@@ -64,33 +64,35 @@ def outcomes_of(bundle: Bundle, observed: Observations, times: dict, criterion: 
                       {'macs': macs[images, taken], 'ms': ms[taken]})
 
 
-def fitted_sweep(settings: tuple) -> Sweep | None:
-    """The same settings on the images that they were chosen on, by the figures stored with them.
+def fitted_sweep(bundle: Bundle, criterion: str) -> Sweep | None:
+    """A criterion on the images that its thresholds were chosen on, cross-validated (`calibration.cross_validated`).
 
-    settings: dicts with fit_miou and fit_macs. Returns a `Sweep` of R = 1, no resamples, whose only cost is macs; None
-    where a figure is not stored.
+    The first setting runs the final output on every frame. Returns a `Sweep` of R = 1, no resamples, whose only cost is
+    macs; None where a bundle stores no such figures.
     """
-    figures = [(setting['fit_miou'], setting['fit_macs']) for setting in settings]
-    if any(value is None for pair in figures for value in pair):
+    fitted, points = bundle.document.get('calibration'), bundle.document['criteria'][criterion].get('cross_validated')
+    if not fitted or not points:
         return None
-    mious, macs = np.array(figures, np.float64).T
-    return Sweep(settings, mious[None], {'macs': macs[None]})
+    points = [{'miou': fitted['full_miou'], 'mean_macs': fitted['full_macs']}, *points]
+    mious, macs = (np.array([[point[key] for point in points]], np.float64) for key in ('miou', 'mean_macs'))
+    return Sweep(tuple(points), mious, {'macs': macs})
 
 
-def savings_of(sweeps: dict) -> dict:
+def savings_of(bundle: Bundle, sweeps: dict) -> dict:
     """The section `savings`: criterion -> {macs, ms, fit: {macs}}, each a `savings.saving` against the reference.
 
-    sweeps: criterion -> `Sweep`. fit: the same from the figures stored with the curves; absent where there are none.
+    sweeps: criterion -> `Sweep`. fit: the same from the images that the thresholds were chosen on; absent where the
+    bundle stores no figures of them.
     """
     reference = sweeps.get(REFERENCE)
     if reference is None:
         return {}
-    fit_reference, found = fitted_sweep(reference.settings), {}
+    fit_reference, found = fitted_sweep(bundle, REFERENCE), {}
     for name, swept in sweeps.items():
         if name == REFERENCE:
             continue
         found[name] = {cost: saving(swept, reference, cost) for cost in ('macs', 'ms')}
-        fit = fitted_sweep(swept.settings)
+        fit = fitted_sweep(bundle, name)
         if fit is not None and fit_reference is not None:
             found[name]['fit'] = {'macs': saving(fit, fit_reference, 'macs')}
     return found
@@ -133,7 +135,7 @@ def measure(name_or_path: str, dataset: str, root: str | None, split: str, limit
             pixels = bench_pixels.measure(engine, samples_of(dataset, root, split, limit)[1], timed, weights, threads,
                                           ROUNDS, step)
     sweeps = {name: sweep(outcomes_of(bundle, observed, times, name), weights) for name in names}
-    savings, whole_macs = savings_of(sweeps), exit_costs(bundle)[-1]
+    savings, whole_macs = savings_of(bundle, sweeps), exit_costs(bundle)[-1]
     claims, around = claims_of(savings, whole_macs)
     if pixels is not None:
         claims, around = {**claims, **pixels.pop('claims')}, {**around, **pixels.pop('intervals')}

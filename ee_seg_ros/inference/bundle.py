@@ -302,9 +302,10 @@ class Bundle:
         return self.document.get('pixels', {}).get('tile_share', 0.0)
 
     @property
-    def dense_above(self) -> float:
-        """Share of active tiles above which stages run on whole maps."""
-        return self.document.get('pixels', {}).get('dense_above', DENSE_ABOVE)
+    def dense_above(self) -> dict:
+        """`onboard`, `offboard`: share of active tiles above which the stages of that side run on whole maps."""
+        stored = self.document.get('pixels', {}).get('dense_above', DENSE_ABOVE)
+        return stored if isinstance(stored, dict) else {'onboard': stored, 'offboard': stored}
 
     @property
     def send_margin(self) -> int:

@@ -22,7 +22,7 @@ from ee_seg_ros.inference.pixels import (
     on_grid,
     resized,
 )
-from ee_seg_ros.inference.tiles import shrink, widen
+from ee_seg_ros.inference.tiles import grow, shrink, widen
 
 PARTS = ('onboard', 'offboard', 'all')
 
@@ -124,7 +124,7 @@ class Engine:
         result.tiles.update(self._graphs.run_on_tiles(graph, result.tiles))
         result.macs += description['macs'] * float(result.active.mean())
 
-    def _choose_tiles(self, result):
+    def _choose_tiles(self, result, side):
         """Which tiles the next stage runs on: those with a pixel that has not stopped, or whole maps if most have."""
         tiling = self.bundle.tiling
         if result.stopped is None or tiling is None:
@@ -134,7 +134,7 @@ class Engine:
             kept = active[result.active]    # pixels only ever stop, so these are among those of before
             result.tiles = {name: tiles[kept] for name, tiles in result.tiles.items()}
             result.active = active
-        elif active.mean() <= self.bundle.dense_above:
+        elif active.mean() <= self.bundle.dense_above[side]:
             result.active, result.tiles = active, {}
 
     def _run_head(self, exit_, result):
@@ -192,7 +192,7 @@ class Engine:
         threshold_of = {exit_.name: threshold for exit_, threshold in zip(judged, thresholds)}
         began = time.perf_counter()
         for stage in stages:
-            self._choose_tiles(result)
+            self._choose_tiles(result, 'onboard' if stage in self._onboard_stages else 'offboard')
             self._run(stage, result)
             for exit_ in exits:
                 if exit_.stage == stage and not result.settled:
@@ -243,8 +243,9 @@ class Engine:
     def onboard_map(self, result: Result) -> OnboardMap:
         """What goes with the features of a result: its classes, and which cells to send.
 
-        These are the cells with a pixel that has not stopped, or of which the last exit is not sure, and those around
-        them; all, where the bundle does not say when a pixel is settled and what the others' features are on average.
+        Where pixels stop one by one, these are the cells of tiles with a pixel that has not: later stages run on these.
+        Else the cells of which the last exit is not sure, and those around them. All, where the bundle does not say
+        when a pixel is settled and what the others' features are on average.
         """
         bundle = self.bundle
         classes = result.output.grid_classes
@@ -252,8 +253,10 @@ class Engine:
         classes = np.pad(classes, [(0, rest[0]), (0, rest[1])], mode='edge')
         if not bundle.forwards_cells:
             return OnboardMap(classes)
-        stopped = self._sure(result.output, bundle.send_limits) if result.stopped is None else result.stopped
-        return OnboardMap(classes, widen(shrink(~stopped, *bundle.tiling.cells), bundle.send_margin))
+        if result.stopped is not None:
+            return OnboardMap(classes, grow(bundle.tiling.active(result.stopped), *bundle.tiling.cells))
+        settled = self._sure(result.output, bundle.send_limits)
+        return OnboardMap(classes, widen(shrink(~settled, *bundle.tiling.cells), bundle.send_margin))
 
     @staticmethod
     def kept(result: Result, onboard: OnboardMap) -> Optional[np.ndarray]:

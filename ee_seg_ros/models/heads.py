@@ -113,17 +113,19 @@ class DecoderHead(nn.Module):
 
     The ASPP follows DeepLabV3+ (Chen et al., ECCV 2018) with separable convolutions and without image pooling.
     Input: (N, inputs, h, w) at stride 16 and (N, skip, 2h, 2w) at stride 8; output (N, classes, 4h, 4w).
+    light: join the two by a separable convolution; the full one is more than half of the head's multiply-accumulates.
     """
 
     def __init__(self, inputs: int, classes: int, stride: int = 16, width: int = 128, rates: tuple = (3, 6, 9),
-                 skip: int = 48):
+                 skip: int = 48, light: bool = False):
         super().__init__()
         self.skip_channels = skip
         self.branches = nn.ModuleList(
             [conv_bn(inputs, width)] + [separable(inputs, width, rate) for rate in rates])
         self.mix = conv_bn(width * (len(rates) + 1), width)
         self.skip = conv_bn(skip, 48, 3)
-        self.join = nn.Sequential(conv_bn(width + 48, width, 3), separable(width, width))
+        join = separable(width + 48, width) if light else conv_bn(width + 48, width, 3)
+        self.join = nn.Sequential(join, separable(width, width))
         self.dropout = nn.Dropout2d(0.1)
         # What a 1x1 convolution and a pixel shuffle would do, 0.7 ms faster in onnxruntime, whose shuffle is slow.
         self.grow = nn.Sequential(nn.ConvTranspose2d(width, 32, 2, 2, bias=False), nn.BatchNorm2d(32),

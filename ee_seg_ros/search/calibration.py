@@ -21,6 +21,8 @@ from ee_seg_ros.search.pixels import steps as fit_steps
 # Most mIoU that an operating point may lose against running the whole network on every frame.
 ALLOWED_LOSS = {'fast': 0.02, 'balanced': 0.01, 'accurate': 0.005}
 RESAMPLES, SURE, CURVE_STEPS = 400, 0.9, 40
+BLOCKS = 5    # of consecutive frames, for cross-validation: neighbours show the same
+LOSSES = tuple(step / 400 for step in range(-2, 21))    # mIoU given up, of the points of a cross-validated curve
 
 
 def _resampled_mious(matrices, weights):
@@ -88,6 +90,34 @@ def operating_points(points: list) -> dict:
     return chosen
 
 
+def cross_validated(bundle: Bundle, observed: Observations, criterion: str) -> list:
+    """A criterion's curve as it might be on other images: [{loss, miou, mean_macs}], from little loss to much.
+
+    Each block of consecutive frames ends where thresholds say that were chosen on the other blocks: the cheapest of
+    `cascades.threshold_levels` that lose at most `loss` of mIoU (0..1) there against the whole network, or those that
+    lose least. On the frames that it was chosen on, a curve of several thresholds flatters itself more than one of a
+    single threshold; so criteria are to be compared by this.
+    """
+    rule, scores = CRITERIA[criterion], observed.scores[criterion]
+    count, onboard = len(scores), sum(exit_.onboard for exit_ in bundle.judged_exits)
+    ends = np.unique([exits_taken(rule, scores, level)
+                      for level in threshold_levels(rule, scores, onboard)], axis=0)
+    matrices, macs = np.stack([observed.matrices_of(criterion, taken) for taken in ends]), np.stack(
+        [observed.macs_of(bundle, criterion)[np.arange(count), taken] for taken in ends])
+    blocks = np.array_split(np.arange(count), min(BLOCKS, count))
+    chosen = np.empty((len(LOSSES), count), int)
+    for block in blocks:
+        rest = np.setdiff1d(np.arange(count), block) if len(blocks) > 1 else block
+        mious = np.array([mean_iou(total) for total in matrices[:, rest].sum(1)])
+        costs, whole = macs[:, rest].mean(1), mean_iou(observed.matrices[rest, -1].sum(0))
+        for index, loss in enumerate(LOSSES):
+            able = np.flatnonzero(mious >= min(whole - loss, mious.max()))
+            chosen[index, block] = able[costs[able].argmin()]
+    images = np.arange(count)
+    return [{'loss': loss, 'miou': mean_iou(matrices[each, images].sum(0)), 'mean_macs': float(macs[each, images].mean())}
+            for loss, each in zip(LOSSES, chosen)]
+
+
 def write_document(bundle: Bundle) -> None:
     """Write the bundle's changed `document` back to its bundle.json."""
     (bundle.path / 'bundle.json').write_text(json.dumps(bundle.document, indent=1) + '\n', encoding='utf-8')
@@ -145,6 +175,7 @@ def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, lim
     for criterion, entry in bundle.document['criteria'].items():
         found_levels = levels(bundle, observed, criterion)
         entry['curve'], entry['operating_points'] = curve(found_levels), operating_points(found_levels)
+        entry['cross_validated'] = cross_validated(bundle, observed, criterion)
     bundle.document['calibration'] = {
         'bundle_fingerprint': bundle.fingerprint, 'dataset': dataset, 'split': split, 'images': total,
         'full_miou': full, 'full_macs': exit_costs(bundle)[-1],

@@ -19,8 +19,11 @@ from ee_seg_ros.inference.tiles import DENSE_ABOVE
 UNIFORM = 0.998    # ADP-C's limit for all classes
 PAPER = (0.99, UNIFORM)    # CBT's easiest and hardest class on Cityscapes
 # Tried on images that nothing was trained on, from the fewest multiply-accumulates to the most.
-EASIEST, TILE_SHARES, DENSE = (0.8, 0.9, 0.95, 0.99), (0.0, 0.1, 0.2), (0.75, 0.5)
-SEND = tuple((limit, margin) for margin in (0, 1) for limit in (0.8, 0.9, 0.95, 0.98))    # limit, margin in cells
+EASIEST, TILE_SHARES = (0.6, 0.7, 0.8, 0.9, 0.95, 0.99), (0.0, 0.1, 0.2, 0.3)
+# Above OFFBOARD of the tiles whole maps take no more time. Onboard stages may not have been trained on tiles.
+OFFBOARD = 0.85
+DENSE = tuple({'onboard': onboard, 'offboard': OFFBOARD} for onboard in (DENSE_ABOVE, 0.5, 0.0))
+SEND = tuple((limit, margin) for margin in (0, 1) for limit in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98))    # margin: cells
 ALLOWED_LOSS = 0.004, 0.0015    # mIoU that class limits, and cells that are not sent, may lose on those images
 
 

@@ -7,6 +7,7 @@ Patents cover the two-stage scheme: see README.
 import lightning
 import torch
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ee_seg_ros.data.labelled import UNLABELLED
 from ee_seg_ros.models.multi_exit import DEFAULT_INPUT, FINAL, MultiExitNet
@@ -99,7 +100,8 @@ class Tail(Frozen):
     else uses; in stage 1 the early exits have their say about these units' input, here the final exit makes the most
     of it. With `tile` the exits see tiles only (`tiles.tiled_logits`) in every second iteration; with `partial` in two
     of four only the features of unsettled cells pass the split (`tiles.partial_logits`). With early exits to train, the
-    final one, by far the dearest, sits out two iterations of four.
+    final one, by far the dearest, sits out two iterations of four. Batch norms take their statistics from whole maps of
+    whole features alone: those of tiles differ, and a mixture of both suits neither.
     """
 
     def __init__(self, net: MultiExitNet, recipe: Recipe, weights: torch.Tensor | None):
@@ -118,6 +120,7 @@ class Tail(Frozen):
         if split >= first:
             modules.append(net.bottleneck)
         super().__init__(net, recipe, weights, tuple(modules))
+        self._norms = [norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)]
 
     def training_step(self, batch: tuple, index: int) -> torch.Tensor:
         """The sum of the exits' losses on one batch."""
@@ -125,7 +128,10 @@ class Tail(Frozen):
         images, step = self._input(images), self.global_step
         exits = self._exits if step % 4 < 2 or len(self._exits) == 1 else self._exits[:-1]
         tile = self.recipe.tile if step % 2 == 1 else None
-        if self.recipe.partial and step % 4 in (1, 2):
+        partial = bool(self.recipe.partial) and step % 4 in (1, 2)
+        for norm in self._norms:
+            norm.train(not (tile or partial))
+        if partial:
             limit = float(torch.empty(()).uniform_(*self.recipe.partial))
             logits, settled = partial_logits(self.net, images, exits, limit, tile)
             # There the robot's label stays.

@@ -17,6 +17,7 @@ from ee_seg_ros.models.multi_exit import (
     FINAL,
     MultiExitNet,
     add_exits,
+    copy_matching,
     is_trained,
     load_network,
     save_network,
@@ -115,11 +116,13 @@ def _earlier(recipe, weights, offsets):
 
 def _tail(recipe, weights, balance, offsets):
     """The earlier stage's network, some exits of which the recipe may add or replace."""
-    net = _earlier(recipe, weights, offsets)
-    if recipe.candidates:
-        new = [entry['name'] for entry in recipe.candidates]
-        net = add_exits(select_exits(net, {name: name for name in net.exit_names if name not in (*new, FINAL)}),
-                        recipe.candidates)
+    earlier = _earlier(recipe, weights, offsets)
+    if not recipe.candidates:
+        return Tail(earlier, recipe, balance)
+    new = [entry['name'] for entry in recipe.candidates]
+    net = add_exits(select_exits(earlier, {name: name for name in earlier.exit_names if name not in (*new, FINAL)}),
+                    recipe.candidates)
+    copy_matching(earlier, net)    # a head of another width or kind keeps what it has in common with the one before
     return Tail(net, recipe, balance)
 
 

@@ -52,6 +52,8 @@ def folder(tmp_path_factory):
         document['criteria'][name]['curve'] = [
             {'thresholds': [float(place)] * 4, **{key: cascade(bundle, observed, name, [place] * 4)[key]
                                                   for key in ('miou', 'mean_macs')}} for place in places]
+        document['criteria'][name]['cross_validated'] = [
+            {'loss': 0.0, **point} for point in document['criteria'][name]['curve']]
     document['calibration'] = {'bundle_fingerprint': bundle.fingerprint, 'dataset': 'drawn', 'split': '1000',
                                'images': 3, 'full_miou': mean_iou(observed.matrices[:, -1].sum(0)),
                                'full_macs': exit_costs(bundle)[-1]}
@@ -91,27 +93,29 @@ def test_outcomes_by_hand(folder):
 
 
 def swept(*points):
-    """A `Sweep` of (mIoU, cost, mIoU on the fitting images, cost on them); R = 2, the resample like the images."""
-    mious, costs, fit_mious, fit_macs = zip(*points)
-    settings = tuple({'fit_miou': miou, 'fit_macs': macs} for miou, macs in zip(fit_mious, fit_macs))
+    """A `Sweep` of (mIoU, cost); R = 2, the resample like the images."""
+    mious, costs = zip(*points)
     both = np.array([costs, costs], float)
-    return Sweep(settings, np.array([mious, mious]), {'macs': both, 'ms': 2 * both})
+    return Sweep(({},) * len(points), np.array([mious, mious]), {'macs': both, 'ms': 2 * both})
 
 
 def test_savings_are_of_these_images_and_apart_from_them_of_the_fitting_ones():
-    sweeps = {'entropy': swept((0.6, 10, 0.7, 10), (0.5, 0, 0.6, 0)),
-              'region': swept((0.6, 10, 0.7, 10), (0.58, 2, 0.5, 0))}
-    found = savings_of(sweeps)
+    sweeps = {'entropy': swept((0.6, 10), (0.5, 0)), 'region': swept((0.6, 10), (0.58, 2))}
+    validated = {'entropy': [{'miou': 0.6, 'mean_macs': 0}], 'region': [{'miou': 0.5, 'mean_macs': 0}]}
+    bundle = SimpleNamespace(document={
+        'calibration': {'full_miou': 0.7, 'full_macs': 10},
+        'criteria': {name: {'cross_validated': points} for name, points in validated.items()}})
+    found = savings_of(bundle, sweeps)
     assert set(found) == {'region'}
     assert found['region']['macs']['mean']['saved'] == pytest.approx(3.5)
     assert found['region']['ms']['mean']['saved'] == pytest.approx(7)
     # There entropy costs 10 less the loss in pp, region 10 less half of it.
     assert [level['saved'] for level in found['region']['fit']['macs']['levels']] == pytest.approx([-0.25, -0.5, -1])
     assert 'intervals' not in found['region']['fit']['macs']['mean']
-    assert savings_of({'region': sweeps['region']}) == {}
-    unknown = {**sweeps, 'region': swept((0.6, 10, None, None), (0.58, 2, 0.5, 0))}
-    assert fitted_sweep(unknown['region'].settings) is None
-    assert set(savings_of(unknown)['region']) == {'macs', 'ms'}
+    assert savings_of(bundle, {'region': sweeps['region']}) == {}
+    del bundle.document['criteria']['region']['cross_validated']
+    assert fitted_sweep(bundle, 'region') is None and fitted_sweep(bundle, 'entropy') is not None
+    assert set(savings_of(bundle, sweeps)['region']) == {'macs', 'ms'}
 
 
 def test_the_command(folder, drawn, tmp_path, capsys):

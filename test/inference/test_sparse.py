@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from tiny import CLASSES, HEIGHT, WIDTH, mixed_image, tiny_bundle
 
-from ee_seg_ros.evaluation.pair import run_pair
+from ee_seg_ros.evaluation.pair import PairResult, run_pair
 from ee_seg_ros.inference import graphs
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.engine import Engine
@@ -91,6 +91,7 @@ def test_the_server_runs_on_tiles_that_came_only(tiled, engine, robot):
     filled = np.where(onboard.sent, features['code'],
                       tiled.class_means['code'][onboard.classes].transpose(2, 0, 1)[None])
     active = np.array([[True, False], [False, False]])
+    assert np.array_equal(tiled.tiling.active(robot.stopped), active) and onboard.sent[:3, :4].all()    # whole tiles
     assert np.array_equal(server.active, active) and not onboard.sent[3:].any() and not onboard.sent[:, 4:].any()
     third = each_tile(tiled, 'stage3', active, run(tiled, 'decode', filled))
     logits = each_tile(tiled, 'exit3', active, third)[0]
@@ -128,11 +129,21 @@ def test_where_most_tiles_are_active_whole_maps_run_and_what_stopped_is_kept(til
     assert robot.macs == whole.macs
 
 
+@pytest.mark.parametrize('side', ['onboard', 'offboard'])
+def test_each_side_has_its_own_share_above_which_whole_maps_run(tiled, engine, mixed, monkeypatch, side):
+    """A network may have been trained on tiles on one side of the split only."""
+    monkeypatch.setitem(tiled.document['pixels'], 'dense_above', {'onboard': 0.0, 'offboard': 0.0, side: 1.0})
+    robot, server = run_pair(engine, mixed, 'class_threshold', AT_NO_EXIT).sides
+    whole, rest = run_pair(engine, mixed, 'never', AT_NO_EXIT, partial=False).sides
+    assert [robot.macs < whole.macs, server.active is not None] == [side == 'onboard', side == 'offboard']
+    assert [robot.macs_at[0], server.macs_at[0] < rest.macs_at[0]] == [whole.macs_at[0], side == 'offboard']
+
+
 def test_three_of_four_tiles_are_not_most(tiled, engine, monkeypatch):
     """A boundary: at the share above which whole maps are run tiles still run."""
     image = mixed_image(1, ((8, 120), (30, 120)))
     sparse = engine.segment(image, 'uniform', AT_NO_EXIT)
-    assert np.count_nonzero(sparse.active) == 3 and tiled.dense_above == DENSE_ABOVE == 0.75
+    assert np.count_nonzero(sparse.active) == 3 and tiled.dense_above['onboard'] == DENSE_ABOVE == 0.75
     monkeypatch.setitem(tiled.document['pixels'], 'dense_above', 0.74)
     dense, whole = engine.segment(image, 'uniform', AT_NO_EXIT), engine.segment(image, 'never')
     first = dense.outputs[0]
@@ -141,20 +152,20 @@ def test_three_of_four_tiles_are_not_most(tiled, engine, monkeypatch):
                                   keep_stopped(first.logits, whole.outputs[1].logits, first.stopped))
 
 
-def test_only_active_tiles_cost(tiled, engine, mixed, robot):
+def test_only_active_tiles_cost(tiled, engine, robot):
     cost = {name: graph['macs'] for name, graph in tiled.graphs.items()}
     first = cost['stage1'] + cost['exit1']
     second = first + 0.5 * (cost['stage2'] + cost['exit2'])
     assert robot.macs_at == [first, second]
-    frame = run_pair(engine, mixed, 'class_threshold', AT_NO_EXIT)
-    robot, server = frame.sides
+    onboard, features = engine.onboard_map(robot), engine.encode(robot)
     assert robot.macs == second + cost['encode']
+    server = engine.finish(features, robot.placement, 'class_threshold', AT_NO_EXIT, onboard, (1.0,) * CLASSES)
     expected, total = [], cost['decode']
     for stage, exit_ in (('stage3', 'exit3'), ('stage4', 'exit4'), ('stage5', 'final')):
         total += 0.25 * (cost[stage] + cost[exit_])
         expected.append(total)
     assert server.macs_at == expected and server.macs == total
-    assert frame.macs_at == [first, second, *(robot.macs + macs for macs in expected)]
+    assert PairResult([robot, server]).macs_at == [first, second, *(robot.macs + macs for macs in expected)]
 
 
 @pytest.mark.parametrize('limits, exit_name', [((0, 0, 0), 'exit1'), (None, 'exit2')])
@@ -166,7 +177,7 @@ def test_a_frame_all_of_whose_pixels_have_stopped_is_settled(engine, limits, exi
 def test_so_is_one_on_the_server(engine):
     frame = run_pair(engine, mixed_image(0, ((8, 120), (30, 120))), 'uniform', AT_NO_EXIT)
     assert not frame.sides[0].settled and frame.sides[1].settled
-    assert frame.outputs[-1].exit.name == 'exit4' and frame.sides[1].stopped.all()
+    assert frame.outputs[-1].exit.name == 'exit3' and frame.sides[1].stopped.all()
 
 
 def test_a_share_of_stopped_pixels_settles(engine, mixed, robot):

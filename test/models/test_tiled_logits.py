@@ -88,7 +88,7 @@ def test_the_engine_computes_on_tiles_what_training_sees(engine, net, image, mon
     Behind the split more is allowed: a feature on the edge between two levels may round either way.
     """
     bundle, no_exit = engine.bundle, (np.inf,) * 3
-    monkeypatch.setattr(Bundle, 'dense_above', 1.0)
+    monkeypatch.setattr(Bundle, 'dense_above', {'onboard': 1.0, 'offboard': 1.0})
     tensor, placement = preprocess(image, bundle)
     with torch.no_grad():
         expected, whole = tiled_logits(net, torch.from_numpy(tensor), TILE), net(torch.from_numpy(tensor))

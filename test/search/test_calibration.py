@@ -14,7 +14,16 @@ from ee_seg_ros.evaluation.evaluate import Observations, observe
 from ee_seg_ros.evaluation.metrics import mean_iou
 from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle, BundleError
 from ee_seg_ros.search import calibration, gain
-from ee_seg_ros.search.calibration import calibrate, copy_calibration, curve, levels, loss_bound, operating_points
+from ee_seg_ros.search.calibration import (
+    LOSSES,
+    calibrate,
+    copy_calibration,
+    cross_validated,
+    curve,
+    levels,
+    loss_bound,
+    operating_points,
+)
 
 
 def point(bound, macs):
@@ -46,6 +55,21 @@ def test_the_bound_on_the_loss_grows_with_what_chance_may_have_done():
     assert loss_bound(whole, full, weights) == 0
     assert 0.01 < loss_bound(wide[[1, 0] * 10], full, weights)
     assert loss_bound(wide[[0] * 20], full, weights) < 0
+
+
+def test_a_cross_validated_curve_does_not_flatter_a_criterion_that_knows_nothing(tmp_path):
+    """Random scores: on the frames that they were chosen on, some thresholds seem to tell good frames from bad."""
+    bundle, rng, count = Bundle.load(tiny_bundle(tmp_path / 'tiny')), np.random.default_rng(2), 40
+    right = rng.uniform(size=(count, 5)) < [0.5, 0.5, 0.5, 0.5, 0.6]
+    matrices = np.where(right[..., None, None], np.eye(3, 4) * 40 + 1, np.full((3, 4), 11.0)).astype(np.int64)
+    observed = Observations(matrices, {'entropy': rng.uniform(size=(count, 4)),
+                                       'confidence': np.broadcast_to(right[:, :-1], (count, 4)).astype(float)})
+    random, knowing = (cross_validated(bundle, observed, name) for name in ('entropy', 'confidence'))
+    whole, full_cost = mean_iou(matrices[:, -1].sum(0)), sum(graph['macs'] for graph in bundle.graphs.values())
+    assert [point['loss'] for point in random] == list(LOSSES)
+    in_sample = max(point['miou'] for point in levels(bundle, observed, 'entropy'))
+    assert max(point['miou'] for point in random) < in_sample > whole
+    assert all(point['miou'] > whole and point['mean_macs'] < full_cost for point in knowing)
 
 
 def _copies(folder, *names):

@@ -94,6 +94,14 @@ def test_statistics_without_a_split_have_no_features():
     np.testing.assert_allclose(found.probabilities[0, 0], A)
 
 
+@pytest.fixture(autouse=True)
+def tried(monkeypatch):
+    """Fewer settings than the shipped ones, whatever these are."""
+    monkeypatch.setattr(fitting, 'EASIEST', (0.8, 0.9, 0.95, 0.99))
+    monkeypatch.setattr(fitting, 'TILE_SHARES', (0.0, 0.1, 0.2))
+    monkeypatch.setattr(fitting, 'SEND', tuple((limit, margin) for margin in (0, 1) for limit in (0.8, 0.9, 0.95)))
+
+
 def fit(monkeypatch, outcome, split=True):
     """What `fit_pixels` stores if `outcome`(criterion, limit, tile share, send, margin) is (mIoU, cost, bytes)."""
     bundle = SimpleNamespace(classes=[None] * 3, document={}, split={'after': 'stage1'} if split else None)
