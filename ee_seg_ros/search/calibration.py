@@ -114,7 +114,8 @@ def cross_validated(bundle: Bundle, observed: Observations, criterion: str) -> l
             able = np.flatnonzero(mious >= min(whole - loss, mious.max()))
             chosen[index, block] = able[costs[able].argmin()]
     images = np.arange(count)
-    return [{'loss': loss, 'miou': mean_iou(matrices[each, images].sum(0)), 'mean_macs': float(macs[each, images].mean())}
+    return [{'loss': loss, 'miou': mean_iou(matrices[each, images].sum(0)),
+             'mean_macs': float(macs[each, images].mean())}
             for loss, each in zip(LOSSES, chosen)]
 
 
