@@ -10,7 +10,7 @@ from ee_seg_ros.commands import shared
 
 
 def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, a video file, or a rosbag2 (BAG, or '
-                                                      'BAG:/topic where it has several topics of images).'),
+                                                   'BAG:/topic where it has several topics of images).'),
          frames: int = typer.Option(120, help='Frames to publish; at most what the source has.'),
          rate: float = typer.Option(10.0, help='Frames per second.'),
          bundle: str = shared.BUNDLE,
