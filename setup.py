@@ -24,12 +24,14 @@ EXTRAS = {
         'ros-sensor-msgs>=5.3,<6',
         'ros-std-msgs>=5.3,<6',
         'ros-geometry-msgs>=5.3,<6',
+        'ros-nav-msgs>=5.3,<6',
         'ros-diagnostic-msgs>=5.3,<6',
         'ros-lifecycle-msgs>=2.0,<3',
     ],
     # The command line with its tables, plots, pictures and bags.
     'demo': ['matplotlib', 'pillow', 'rich', 'rosbags>=0.10', 'typer'],
-    'test': ARRAYS + ['cv-bridge', 'pytest>=7'],
+    # catkin-pkg: for rosidl's generators, which make the messages that pip lacks (test/interfaces).
+    'test': ARRAYS + ['catkin-pkg', 'cv-bridge', 'pytest>=7'],
     # `make lint`: one tool for what ament's linters of Python check, and one for types.
     # And what the tests try the installation with, as it is done on a robot.
     'lint': ['mypy', 'ruff', 'types-PyYAML', 'colcon-common-extensions'],
@@ -75,6 +77,7 @@ setup(
         'console_scripts': [
             'onboard = ee_seg_ros.nodes.onboard:main',
             'offboard = ee_seg_ros.nodes.offboard:main',
+            'ground = ee_seg_ros.nodes.ground:main',
             'camera = ee_seg_ros.nodes.camera:main',
             'recorder = ee_seg_ros.nodes.recorder:main',
             'ee_seg = ee_seg_ros.cli:main',

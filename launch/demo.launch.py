@@ -1,6 +1,6 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pair and a camera on this machine only, shown in rviz; no robot and no configuration needed."""
+"""The pair, a camera and the node ground on this machine only, shown in rviz; no robot is needed."""
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.conditions import IfCondition
@@ -11,7 +11,7 @@ from launch_ros.substitutions import FindPackageShare
 
 
 def generate_launch_description():
-    """Declare the arguments, include the pair, start rviz."""
+    """Declare the arguments, include the pair and ground, start rviz."""
     share = FindPackageShare('ee_seg_ros')
     return LaunchDescription([
         DeclareLaunchArgument('source', default_value='scenes', description='What the camera node plays: scenes, a '
@@ -28,6 +28,14 @@ def generate_launch_description():
                 'rate': LaunchConfiguration('rate'),
                 'bundle': LaunchConfiguration('bundle'),
                 'local': 'true',
+            }.items()),
+        IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(PathJoinSubstitution([share, 'launch', 'ground.launch.py'])),
+            launch_arguments={
+                'bundle': LaunchConfiguration('bundle'),
+                # Else they are what the pair was given.
+                'params_file': PathJoinSubstitution([share, 'config', 'ground.yaml']),
+                'camera_info': 'ee_seg/camera_info',
             }.items()),
         Node(
             package='rviz2', executable='rviz2', name='rviz', output='log',

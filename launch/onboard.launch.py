@@ -30,7 +30,7 @@ def start(context):
         package='ee_seg_ros', executable='onboard', name='ee_seg', output='screen',
         namespace=LaunchConfiguration('namespace'),
         parameters=[params_file, wins],
-        remappings=[('image', LaunchConfiguration('image'))],
+        remappings=[('image', LaunchConfiguration('image')), ('camera_info', LaunchConfiguration('camera_info'))],
         ros_arguments=['--log-level', LaunchConfiguration('log_level')],
         respawn=LaunchConfiguration('respawn'), respawn_delay=2.0,
     )]
@@ -49,6 +49,8 @@ def generate_launch_description():
                               description='Name of a shipped bundle, or path of a bundle folder; empty: as in '
                                           'params_file'),
         DeclareLaunchArgument('image', default_value='image', description='Topic of the camera images'),
+        DeclareLaunchArgument('camera_info', default_value='camera_info',
+                              description='Topic of the calibration of the camera, if it has one'),
         DeclareLaunchArgument('autostart', default_value='', choices=['', 'true', 'false'],
                               description='Whether the node configures and activates itself, or waits for a lifecycle '
                                           'manager (false); empty: as in params_file'),

@@ -31,6 +31,8 @@ def generate_launch_description():
         DeclareLaunchArgument('offboard_params_file', description='ROS parameter file of the offboard node',
                               default_value=PathJoinSubstitution([share, 'config', 'offboard.yaml'])),
         DeclareLaunchArgument('image', default_value='image', description='Topic of the camera images'),
+        DeclareLaunchArgument('camera_info', default_value='camera_info',
+                              description='Topic of the calibration of the camera, if it has one'),
         DeclareLaunchArgument('camera', default_value='true', choices=['true', 'false'],
                               description='Whether to start the camera node, which plays images from a source'),
         DeclareLaunchArgument('source', default_value='scenes', description='What the camera node plays: scenes, a '
@@ -55,6 +57,7 @@ def generate_launch_description():
                 'namespace': LaunchConfiguration('namespace'),
                 'params_file': LaunchConfiguration('onboard_params_file'),
                 'image': LaunchConfiguration('image'),
+                'camera_info': LaunchConfiguration('camera_info'),
                 'bundle': LaunchConfiguration('bundle'),
                 'autostart': LaunchConfiguration('autostart'),
                 'respawn': LaunchConfiguration('respawn'),
@@ -82,7 +85,7 @@ def generate_launch_description():
                 'source': ParameterValue(LaunchConfiguration('source'), value_type=str),
                 'rate': ParameterValue(LaunchConfiguration('rate'), value_type=float),
             }],
-            remappings=[('image', LaunchConfiguration('image'))],
+            remappings=[('image', LaunchConfiguration('image')), ('camera_info', LaunchConfiguration('camera_info'))],
             ros_arguments=['--log-level', LaunchConfiguration('log_level')],
         ),
     ])

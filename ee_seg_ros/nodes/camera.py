@@ -1,20 +1,24 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The node `camera`: publishes street scenes, a folder of images or a video as `image` and `camera_info`."""
+"""The node `camera`: publishes street scenes, a folder of images or a video as `image` and `camera_info`.
+
+Of the scenes it knows the camera: they come calibrated and, where tf2_msgs is installed, with its pose on /tf_static.
+"""
 import json
 import sys
 import threading
 import time
 from pathlib import Path
 
+from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from ee_seg_ros.data.sources import open_source
-from ee_seg_ros.nodes.conversions import image_message, stamp_ns
+from ee_seg_ros.nodes.conversions import camera_info_message, image_message, stamp_ns
 from ee_seg_ros.nodes.parameters import CAMERA, ParameterError, declare
-from ee_seg_ros.nodes.qos import IMAGE, overridable
+from ee_seg_ros.nodes.qos import IMAGE, TF_STATIC, overridable
 from ee_seg_ros.nodes.running import run
 
 # A subscriber that this side knows of may need a moment longer to know this side; and shared memory that holds the last
@@ -51,6 +55,9 @@ class Camera(Node):
                 raise ParameterError(f"log {values['log']} cannot be written: {error.strerror}") from None
         self._image = self.create_publisher(Image, 'image', **overridable(IMAGE))
         self._info = self.create_publisher(CameraInfo, 'camera_info', **overridable(IMAGE))
+        self._calibration = getattr(self._source, 'calibration', None)
+        if self._calibration is not None:
+            self._tell_pose()
         self._matched_at = None
         self._timer = self.create_timer(0.05, self._wait)
 
@@ -59,6 +66,19 @@ class Camera(Node):
         if self._log is not None:
             self._log.close()
             self._log = None
+
+    def _tell_pose(self):
+        """The pose of a calibrated camera above the ground, for the node `ground`."""
+        try:
+            from tf2_msgs.msg import TFMessage
+        except ImportError:
+            return
+        transform = TransformStamped(header=Header(frame_id='base_footprint'), child_frame_id=self.values['frame_id'])
+        transform.transform.translation.z = self._calibration.height
+        turn = transform.transform.rotation    # of an optical frame that looks straight ahead
+        turn.x, turn.y, turn.z, turn.w = -0.5, 0.5, -0.5, 0.5
+        self._poses = self.create_publisher(TFMessage, '/tf_static', TF_STATIC)
+        self._poses.publish(TFMessage(transforms=[transform]))
 
     def _wait(self):
         now = time.monotonic()
@@ -103,8 +123,7 @@ class Camera(Node):
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self.values['frame_id'])
         height, width = frame.image.shape[:2]
         self._image.publish(image_message(header, frame.image, 'rgb8'))
-        # Zeros in K mean that the camera is not calibrated.
-        self._info.publish(CameraInfo(header=header, width=width, height=height))
+        self._info.publish(camera_info_message(header, width, height, self._calibration))
         if self._log is not None:
             self._log.write(json.dumps({'index': index, 'name': frame.name, 'stamp': stamp_ns(header)}) + '\n')
             self._log.flush()

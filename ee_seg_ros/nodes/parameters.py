@@ -129,6 +129,31 @@ RECORDER = (
     Parameter('offboard', 'bool', True, 'Wait for an offboard node, too, before saying that it is ready.', when=START),
 )
 
+GROUND = (
+    Parameter('bundle', 'str', 'street', 'Name or path of the bundle that the masks come from: it has the class names.',
+              when=START),
+    Parameter('drivable', 'strs', ['Road'], 'Names of the classes that the robot can drive on.', when=START),
+    Parameter('ignored', 'strs', ['Sky'], 'Names of the classes that say nothing of the ground; every other one is an '
+              'obstacle.', when=START),
+    Parameter('base_frame', 'str', 'base_footprint', 'Frame of what is published; its plane z = 0 is the ground.',
+              when=START),
+    Parameter('pose', 'str', 'tf', "Where the camera's pose comes from: /tf_static, from base_frame to the mask's "
+              'frame_id; or the parameters camera_x to camera_yaw.', choices=('tf', 'parameters'), when=START),
+    Parameter('camera_x', 'float', 0.0, 'How far before the origin of base_frame the camera is, in m.', -100.0, 100.0,
+              when=START),
+    Parameter('camera_y', 'float', 0.0, 'How far to the left, in m.', -100.0, 100.0, when=START),
+    Parameter('camera_z', 'float', 0.0, 'How far above the ground, in m.', 0.0, 100.0, when=START),
+    Parameter('camera_roll', 'float', 0.0, "Roll of the camera's body (x forward, y left, z up; not of its optical "
+              'frame), in rad: positive leans to the right.', -3.15, 3.15, when=START),
+    Parameter('camera_pitch', 'float', 0.0, 'Pitch, in rad: positive looks down.', -3.15, 3.15, when=START),
+    Parameter('camera_yaw', 'float', 0.0, 'Yaw, in rad: positive looks to the left.', -3.15, 3.15, when=START),
+    Parameter('reach', 'float', 8.0, 'How far from the origin of base_frame the ground counts, in m: a pixel of pitch '
+              'moves what is far away a lot.', 0.5, 100.0, when=START),
+    Parameter('resolution', 'float', 0.1, 'Size of the cells of the grid, in m.', 0.01, 1.0, when=START),
+    Parameter('point_height', 'float', 0.1, 'Height that the points of the clouds are given, in m: above the '
+              'min_obstacle_height of a costmap.', 0.0, 10.0, when=START),
+)
+
 
 def thresholds_of(values: dict, bundle: Bundle) -> tuple:
     """The thresholds that parameter values ask for, one per judged exit of a bundle.

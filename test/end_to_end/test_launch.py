@@ -40,7 +40,7 @@ def prefix(tmp_path_factory):
     (prefix / 'share/ament_index/resource_index/packages/ee_seg_ros').touch()
     for name in ('launch', 'config', 'package.xml'):
         (share / name).symlink_to(ROOT / name)
-    for name in ('onboard', 'offboard', 'camera'):
+    for name in ('onboard', 'offboard', 'ground', 'camera'):
         (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m ee_seg_ros.nodes.{name} "$@"\n')
         (programs / name).chmod(0o755)
     return prefix
@@ -136,6 +136,7 @@ def test_two_robots_share_a_server(launch, robots):
     ('offboard', {'bundle': '2024', 'respawn': 'false'}, "no bundle '2024'"),
     ('onboard', {'autostart': 'false'}, 'waiting for a lifecycle manager'),
     ('demo', {'rviz': 'false', 'source': '/nowhere'}, "no source '/nowhere'"),
+    ('demo', {'rviz': 'false', 'bundle': '/nowhere'}, "[ground]: cannot start: no bundle '/nowhere'"),
 ])
 def test_what_is_wrong_is_said(launch, name, arguments, says):
     process = launch((name, arguments))

@@ -9,6 +9,7 @@ import pytest
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.nodes.parameters import (
     CAMERA,
+    GROUND,
     OFFBOARD,
     ONBOARD,
     RECORDER,
@@ -18,7 +19,7 @@ from ee_seg_ros.nodes.parameters import (
     thresholds_of,
 )
 
-TABLES = (ONBOARD, OFFBOARD, CAMERA, RECORDER)
+TABLES = (ONBOARD, OFFBOARD, GROUND, CAMERA, RECORDER)
 
 
 @pytest.mark.parametrize('table', TABLES)
