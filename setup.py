@@ -75,11 +75,11 @@ setup(
     zip_safe=False,
     entry_points={
         'console_scripts': [
-            'onboard = ee_seg_ros.nodes.onboard:main',
-            'offboard = ee_seg_ros.nodes.offboard:main',
-            'ground = ee_seg_ros.nodes.ground:main',
-            'camera = ee_seg_ros.nodes.camera:main',
-            'recorder = ee_seg_ros.nodes.recorder:main',
+            'onboard = ee_seg_ros.nodes.__main__:onboard',
+            'offboard = ee_seg_ros.nodes.__main__:offboard',
+            'ground = ee_seg_ros.nodes.__main__:ground',
+            'camera = ee_seg_ros.nodes.__main__:camera',
+            'recorder = ee_seg_ros.nodes.__main__:recorder',
             'ee_seg = ee_seg_ros.cli:main',
         ],
     },

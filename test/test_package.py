@@ -121,7 +121,7 @@ def test_all_that_is_imported_is_named_for_pip(setup_arguments):
              for requirement in extras[extra]}
     used = {name.partition('.')[0] for module in modules('', 'nodes', 'inference', 'data', 'evaluation')
             for name in imports(MODULES[module])} - set(sys.stdlib_module_names) - {'ee_seg_ros', 'torch'}
-    without_wheel = {'vision_msgs', 'tf2_msgs', 'cv_bridge'}
+    without_wheel = {'vision_msgs', 'tf2_msgs', 'cv_bridge', 'diagnostic_updater'}
     by_others = {'rcl_interfaces'}  # comes with rclpy
     missing = {name for name in used - without_wheel - by_others
                if not {PIP.get(name, name), f"ros-{name.replace('_', '-')}"} & named}

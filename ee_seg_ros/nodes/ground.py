@@ -6,7 +6,6 @@ For robots without a depth camera that is aligned with the image. Takes a mask (
 another) and `ee_seg/camera_info`, or the camera's own. Publishes in the robot's base frame, with the mask's stamp:
 `~/grid` (static layer), `~/obstacles` (obstacle layer) and `~/free` (the same, for clearing).
 """
-import sys
 import threading
 import time
 
@@ -20,7 +19,7 @@ from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.ground import GroundView, meanings
 from ee_seg_ros.inference.poses import OPTICAL_IN_BODY, StaticFrames, from_angles, from_quaternion
 from ee_seg_ros.nodes.conversions import ImageError, scaled_camera_info
-from ee_seg_ros.nodes.diagnostics import OK, WARN, Reporter
+from ee_seg_ros.nodes.diagnostics import OK, WARN, Diagnostics, Finding
 from ee_seg_ros.nodes.ground_messages import cloud_message, grid_message, mask_pixels, pinhole_of
 from ee_seg_ros.nodes.lifecycle import Notices
 from ee_seg_ros.nodes.outputs import wanted
@@ -28,7 +27,7 @@ from ee_seg_ros.nodes.parameters import GROUND, ParameterError, declare
 from ee_seg_ros.nodes.qos import IMAGE, LATCHED, MASK, TF_STATIC, overridable
 from ee_seg_ros.nodes.running import run
 
-QUIET_S = 2.0    # without a mask for so long, diagnostics warn
+QUIET_S = 1.5    # without a mask for so long, diagnostics warn
 
 
 class Waiting(Exception):
@@ -64,7 +63,7 @@ class Ground(Node):
         self._free = self.create_publisher(PointCloud2, '~/free', **overridable(MASK))
         self._infos = self.create_subscription(CameraInfo, 'ee_seg/camera_info', self._on_info, **overridable(IMAGE))
         self._masks = self.create_subscription(Image, 'ee_seg/final_mask', self._on_mask, **overridable(MASK))
-        self._reporter = Reporter(self, self._report, bundle.name)
+        self._diagnostics = Diagnostics(self, (), lambda: {'': self._finding()})
 
     def stop(self) -> None:
         """Nothing to put away."""
@@ -149,17 +148,13 @@ class Ground(Node):
                           'publish it (robot_state_publisher, static_transform_publisher), or give pose:=parameters')
         return pose
 
-    def _report(self):
+    def _finding(self):
         values = {'masks': self._projected, 'refused': self._refused}
         if time.monotonic() - self._last_mask > QUIET_S:
-            return WARN, f'no masks on {self._masks.topic_name}', values
-        return (WARN, self._problem, values) if self._problem else (OK, 'working', values)
+            return Finding(WARN, f'no masks on {self._masks.topic_name}', values)
+        return Finding(WARN if self._problem else OK, self._problem or 'working', values)
 
 
 def main(args=None) -> int:
     """Run the node until it is told to stop; the exit status of the process."""
     return run(Ground, 'ground', args)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

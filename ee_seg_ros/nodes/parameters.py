@@ -89,11 +89,15 @@ _JUDGING = (
 )
 
 ONBOARD = _MODEL + _JUDGING + (
+    Parameter('image_transport', 'str', 'raw', 'What to subscribe to: raw images on `image`, or JPEG or PNG ones on '
+              '`image/compressed`.', choices=('raw', 'compressed'), when=CONFIGURE),
     Parameter('finish', 'str', 'offboard', 'Who finishes frames that did not settle: the offboard node, this node '
               '(the rest of the model runs here), or nobody.', choices=('offboard', 'onboard', 'never')),
     Parameter('deadline_ms', 'float', 300.0, 'How long a final mask waits for its refinement, in ms from the arrival '
               'of the image.', 0.0, 60000.0),
     Parameter('max_rate', 'float', 0.0, 'Most frames per second to work on; 0: as many as it can.', 0.0, 1000.0),
+    Parameter('camera_timeout_ms', 'float', 1500.0, 'After so long without an image, in ms, /diagnostics warns of a '
+              'dead camera.', 50.0, 600000.0),
     Parameter('output_width', 'int', 0, "Width of all masks in pixels; 0: the image's own, or what keeps its shape "
               'if only the height is given.', 0, 8192),
     Parameter('output_height', 'int', 0, "Height of all masks in pixels; 0: the image's own, or what keeps its shape "

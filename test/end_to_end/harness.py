@@ -56,7 +56,7 @@ class NodeProcess:
             arguments += ['-p', f'{name}:={text}']
         with open(log, 'wb') as file:
             self._process = subprocess.Popen(
-                [sys.executable, '-m', f'ee_seg_ros.nodes.{node}', '--ros-args', *arguments], stdout=file,
+                [sys.executable, '-m', 'ee_seg_ros.nodes', node, '--ros-args', *arguments], stdout=file,
                 stderr=subprocess.STDOUT, cwd=ROOT, env=dict(os.environ, PYTHONUNBUFFERED='1'))
 
     @property

@@ -41,7 +41,7 @@ def prefix(tmp_path_factory):
     for name in ('launch', 'config', 'package.xml'):
         (share / name).symlink_to(ROOT / name)
     for name in ('onboard', 'offboard', 'ground', 'camera'):
-        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m ee_seg_ros.nodes.{name} "$@"\n')
+        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m ee_seg_ros.nodes {name} "$@"\n')
         (programs / name).chmod(0o755)
     return prefix
 
@@ -83,7 +83,7 @@ def children(parent):
 
 
 def pid_of(process, node):
-    found = [pid for pid, command in children(process.pid).items() if f'ee_seg_ros.nodes.{node}\0' in command]
+    found = [pid for pid, command in children(process.pid).items() if f'ee_seg_ros.nodes\0{node}\0' in command]
     return found[0] if found else None
 
 
