@@ -58,7 +58,7 @@ def built_messages(pytestconfig, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def need(built_messages):
-    """Skip the test, called with a package, without vision_msgs or tf2_msgs; the nodes import both as well."""
+    """Skip the test if the package that it asks for cannot be had; those that can are found, by the nodes as well."""
     def need_one(package):
         if built_messages[package][1]:
             pytest.skip(built_messages[package][1])
