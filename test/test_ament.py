@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Not what colcon and make put beside the sources.
 SOURCES = ['ee_seg_ros', 'launch', 'test', 'setup.py']
 # The manner of the house: docstrings begin on the first line and say what something is; see pyproject.toml.
-OURS = ['D213', 'D400', 'D401', 'D403']
+OURS = ['D213', 'D400', 'D401', 'D402', 'D403']
 SHORT = SimpleNamespace(name='Apache License, Version 2.0, by its SPDX identifier', spdx='Apache-2.0',
                         file_headers=['{copyright}\nSPDX-License-Identifier: Apache-2.0'], license_files=[],
                         contributing_files=[])
