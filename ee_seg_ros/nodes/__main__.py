@@ -32,7 +32,7 @@ def offboard() -> int:
 
 
 def ground() -> int:
-    """The node that lays masks on the ground."""
+    """The node that brings masks to the ground."""
     return start('ground')
 
 

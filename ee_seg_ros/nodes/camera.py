@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node `camera`: publishes street scenes, a folder of images or a video as `image` and `camera_info`.
 
-With `image/compressed` (JPEG) while somebody subscribes to that. Of the scenes it knows the camera: they come
-calibrated and, where tf2_msgs is installed, with its pose on /tf_static.
+And as `image/compressed` (JPEG) while somebody subscribes to that.
+Of the scenes it knows the camera: they come calibrated and, where tf2_msgs is installed, with its pose on /tf_static.
 """
 import json
 import threading

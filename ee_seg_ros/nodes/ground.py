@@ -27,7 +27,7 @@ from ee_seg_ros.nodes.parameters import GROUND, ParameterError, declare
 from ee_seg_ros.nodes.qos import IMAGE, LATCHED, MASK, TF_STATIC, overridable
 from ee_seg_ros.nodes.running import run
 
-QUIET_S = 1.5    # without a mask for so long, diagnostics warn
+QUIET_S = 2.0    # without a mask for so long, diagnostics warn
 
 
 class Waiting(Exception):
@@ -63,7 +63,8 @@ class Ground(Node):
         self._free = self.create_publisher(PointCloud2, '~/free', **overridable(MASK))
         self._infos = self.create_subscription(CameraInfo, 'ee_seg/camera_info', self._on_info, **overridable(IMAGE))
         self._masks = self.create_subscription(Image, 'ee_seg/final_mask', self._on_mask, **overridable(MASK))
-        self._diagnostics = Diagnostics(self, (), lambda: {'': self._finding()})
+        self._diagnostics = Diagnostics(self, (), lambda: {'': self._examine()})
+        self._diagnostics.setHardwareID(f'{bundle.name} {bundle.fingerprint}')
 
     def stop(self) -> None:
         """Nothing to put away."""
@@ -148,11 +149,11 @@ class Ground(Node):
                           'publish it (robot_state_publisher, static_transform_publisher), or give pose:=parameters')
         return pose
 
-    def _finding(self):
+    def _examine(self):
         values = {'masks': self._projected, 'refused': self._refused}
         if time.monotonic() - self._last_mask > QUIET_S:
             return Finding(WARN, f'no masks on {self._masks.topic_name}', values)
-        return Finding(WARN if self._problem else OK, self._problem or 'working', values)
+        return Finding(WARN, self._problem, values) if self._problem else Finding(OK, 'working', values)
 
 
 def main(args=None) -> int:
