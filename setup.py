@@ -34,7 +34,7 @@ EXTRAS = {
     'test': ARRAYS + ['catkin-pkg', 'cv-bridge', 'pytest>=7'],
     # `make lint`: one tool for what ament's linters of Python check, and one for types.
     # And what the tests try the installation with, as it is done on a robot.
-    'lint': ['mypy', 'ruff', 'types-PyYAML', 'colcon-common-extensions'],
+    'lint': ['colcon-common-extensions', 'mypy>=1.11,<3', 'ruff>=0.12,<1', 'types-PyYAML'],
     'train': ['lightning>=2.6', 'onnx', 'safetensors', 'torch', 'torchmetrics', 'torchvision'],
 }
 
