@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transitions that fail half-way, and that come in the middle of a frame, with a node whose parts can be broken.
 
-What the nodes do as processes is in test/end_to_end/test_lifecycle.py.
+What the nodes do as processes is in test/end_to_end/test_node_lifecycle.py.
 """
 import threading
 
