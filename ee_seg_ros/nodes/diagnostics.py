@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
@@ -129,7 +129,10 @@ class _ByHand:
     force_update = update
 
 
-class Diagnostics(Updater or _ByHand):    # type: ignore[misc]
+_Base: Any = Updater or _ByHand
+
+
+class Diagnostics(_Base):
     """The statuses of a node on `/diagnostics`: NODE for the whole and `NODE: PART` for each part.
 
     They are published at 1 Hz, and at once when one of them changes.
