@@ -29,7 +29,7 @@ def onboard(start, peer):
 
 @pytest.fixture
 def stream(onboard, peer):
-    """stream(rate, send): call `send` so many times a second while this test waits, in place of what it did before."""
+    """Call a function, `send`, so many times a second while this test waits, in place of what it did before."""
     timers = []
 
     def change(rate, send=lambda: peer.show(PICTURE)):

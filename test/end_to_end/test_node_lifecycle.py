@@ -1,7 +1,8 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The life of the nodes: every transition, also those that fail, under load and in the middle of a frame; Ctrl-C at any
-moment. Nothing is left behind, no frame is without its final mask, and no process stays or dies with a traceback.
+"""The life of the nodes: every transition, also those that fail, under load and in the middle of a frame; Ctrl-C.
+
+Nothing is left behind, no frame is without its final mask, and no process stays or dies with a traceback.
 """
 import os
 import signal
