@@ -27,7 +27,15 @@ from ee_seg_ros.evaluation.savings import (
     saving,
     sweep,
 )
-from ee_seg_ros.evaluation.timing import ROUNDS, TIMED_IMAGES, median_times, opencv_threads, stopping_at, ways
+from ee_seg_ros.evaluation.timing import (
+    ROUNDS,
+    TIMED_IMAGES,
+    judging_times,
+    median_times,
+    opencv_threads,
+    stopping_at,
+    ways,
+)
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
@@ -130,6 +138,7 @@ def measure(name_or_path: str, dataset: str, root: str | None, split: str, limit
         observed = observe(engine, samples, step)
         jobs = {way: job for way, job in ways(engine, observed).items() if way[0] in names}
         times = median_times(jobs, timed, ROUNDS, step)
+        judging = judging_times(bundle, timed, names, threads, 1)
         weights, pixels = resamples(total), None
         if 'pixels' in bundle.document:
             pixels = bench_pixels.measure(engine, samples_of(dataset, root, split, limit)[1], timed, weights, threads,
@@ -140,7 +149,7 @@ def measure(name_or_path: str, dataset: str, root: str | None, split: str, limit
     if pixels is not None:
         claims, around = {**claims, **pixels.pop('claims')}, {**around, **pixels.pop('intervals')}
     return {'machine': machine(), 'rows': [row for swept in sweeps.values() for row in rows_of(swept)],
-            'claims': claims, 'intervals': around, 'savings': savings, 'pixels': pixels,
+            'claims': claims, 'intervals': around, 'savings': savings, 'judging': judging, 'pixels': pixels,
             'bundle': {'name': bundle.name, 'fingerprint': bundle.fingerprint}, 'whole_macs': whole_macs,
             'exit_names': [exit_.name for exit_ in bundle.exits], 'losses_pp': list(LOSSES_PP),
             'resamples': RESAMPLES, 'fitted_on': bundle.document.get('calibration', {}).get('split'),

@@ -7,6 +7,7 @@ is. So the time of every way through the network is the mean over a sample of im
 all ways taking turns.
 """
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
@@ -17,8 +18,10 @@ import numpy as np
 
 from ee_seg_ros.evaluation.evaluate import Observations
 from ee_seg_ros.evaluation.pair import run_pair
+from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA, Criterion
-from ee_seg_ros.inference.engine import Engine
+from ee_seg_ros.inference.engine import Engine, Result
+from ee_seg_ros.inference.outputs import ExitOutput
 
 TIMED_IMAGES, ROUNDS = 12, 8
 
@@ -84,3 +87,43 @@ def median_times(jobs: dict, images: Sequence, rounds: int, report: Callable[[],
                 times[key][index].append((time.perf_counter() - began) * 1e3)
             report()
     return {key: mean(map(median, values)) for key, values in times.items()}
+
+
+class Clock(Engine):
+    """The engine as it runs, with the time of every graph noted: graph name -> list of ms."""
+
+    def __init__(self, bundle: Bundle, threads: int):
+        super().__init__(bundle, threads=threads)
+        self.times = defaultdict(list)
+
+    def _run(self, graph, result):
+        began = time.perf_counter()
+        super()._run(graph, result)
+        self.times[graph].append((time.perf_counter() - began) * 1e3)
+
+    def judging_ms(self, criterion: str, before: ExitOutput, output: ExitOutput) -> float:
+        """What a criterion takes to judge `output` after `before`; its grid is computed anew, as it is in a run."""
+        fresh = ExitOutput(self.bundle, output.exit, output.logits, output.placement)
+        result = Result(output.placement, outputs=[before, fresh])
+        limits = self._limits(criterion, None)
+        began = time.perf_counter()
+        if limits is not None:
+            self._stop_pixels(result, limits)
+        CRITERIA[criterion].score(result.outputs)
+        return (time.perf_counter() - began) * 1e3
+
+
+def judging_times(bundle: Bundle, images: Sequence, criteria: Sequence[str], threads: int, rounds: int) -> dict:
+    """criterion -> {ms, share_of_stage}: median of judging one exit, and that over the mean time of a stage.
+
+    images: uint8 (H, W, 3) RGB, each `rounds` times through all exits, with all criteria at each of the judged ones.
+    """
+    clock, times = Clock(bundle, threads), {name: [] for name in criteria}
+    for image in images:
+        for _ in range(rounds):
+            frame = run_pair(clock, image, 'never', (0.0,) * len(bundle.judged_exits), partial=False)
+            for output in frame.outputs[:-1]:
+                for name in criteria:
+                    times[name].append(clock.judging_ms(name, frame.outputs[0], output))
+    stage = mean(median(clock.times[stage]) for stage in bundle.stages)
+    return {name: {'ms': median(values), 'share_of_stage': median(values) / stage} for name, values in times.items()}

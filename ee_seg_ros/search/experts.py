@@ -10,16 +10,12 @@ from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.search.calibration import ALLOWED_LOSS, STATED, curve, levels, settled_mious
 
-COPIES = 2    # distorted ones of each image
-
 
 def distorted(samples: Iterable, family: str) -> Iterator:
-    """(image, labels) of `COPIES` distorted copies of each: all distortions of a family, and all their levels, in turn.
-    """
+    """(image, labels), each distorted: by all distortions of a family, at all their levels, in turn."""
     settings = [(kind.name, level) for kind in DISTORTIONS.values() if kind.family == family for level in kind.levels]
-    for index, (image, labels) in enumerate(samples):
-        for seed in range(index * COPIES, (index + 1) * COPIES):
-            yield distort(image, *settings[seed % len(settings)], seed), labels
+    for seed, (image, labels) in enumerate(samples):
+        yield distort(image, *settings[seed % len(settings)], seed), labels
 
 
 def broken_share(bundle: Bundle, observed: Observations, criterion: str, thresholds: list, promised: float) -> float:
@@ -62,7 +58,7 @@ def calibrate_experts(bundle: Bundle, samples: list, threads: int = 2,
     and each expert has temperatures of its own. Its thresholds and curves are measured.
     """
     from ee_seg_ros.search.temperature import calibrate_temperatures, labelled_pixels
-    total, criteria = COPIES * len(samples), bundle.document['criteria']
+    total, criteria = len(samples), bundle.document['criteria']
     for family in bundle.experts:
         expert = bundle.document['experts'][family]
         found = calibrate_temperatures(labelled_pixels(Engine(bundle, threads=threads), distorted(samples, family),

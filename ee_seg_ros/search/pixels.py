@@ -19,10 +19,10 @@ from ee_seg_ros.inference.tiles import DENSE_ABOVE
 UNIFORM = 0.998    # ADP-C's limit for all classes
 PAPER = (0.99, UNIFORM)    # CBT's easiest and hardest class on Cityscapes
 # Tried on images that nothing was trained on, from the fewest multiply-accumulates to the most.
-EASIEST, TILE_SHARES = (0.6, 0.7, 0.8, 0.9, 0.95, 0.99), (0.0, 0.1, 0.2, 0.3)
+EASIEST, HARDEST, TILE_SHARES = (0.6, 0.8, 0.9, 0.95), (0.95, UNIFORM), (0.0, 0.1, 0.3)
 # Above OFFBOARD of the tiles whole maps take no more time. Onboard stages may not have been trained on tiles.
 OFFBOARD = 0.85
-DENSE = tuple({'onboard': onboard, 'offboard': OFFBOARD} for onboard in (DENSE_ABOVE, 0.5, 0.0))
+DENSE = tuple({'onboard': onboard, 'offboard': OFFBOARD} for onboard in (DENSE_ABOVE, 0.0))
 SEND = tuple((limit, margin) for margin in (0, 1) for limit in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98))    # margin: cells
 ALLOWED_LOSS = 0.004, 0.0015    # mIoU that class limits, and cells that are not sent, may lose on those images
 
@@ -113,10 +113,10 @@ def fit_pixels(engine: Engine, statistics: ClassStatistics, samples: list,
                report: Callable[[int], None] = lambda done: None) -> dict:
     """Choose class limits and which cells to send, on images that nothing was trained on; what bundle.json stores.
 
-    Class limits: of all (easiest limit, share of a tile, share of active tiles above which stages run on whole maps)
-    tried, those of the fewest multiply-accumulates that lose at most `ALLOWED_LOSS[0]` of mIoU against ADP-C's uniform
-    limit. Cells to send: the (limit, margin) of the fewest bytes that loses at most `ALLOWED_LOSS[1]` against all
-    cells. Both are written into the engine's bundle at once. samples: (image, labels).
+    Class limits: of all (limits of the easiest and the hardest class, share of a tile, share of active tiles above
+    which stages run on whole maps) tried, those of the fewest multiply-accumulates that lose at most `ALLOWED_LOSS[0]`
+    of mIoU against ADP-C's uniform limit. Cells to send: the (limit, margin) of the fewest bytes that loses at most
+    `ALLOWED_LOSS[1]` against all cells. Both are written into the engine's bundle at once. samples: (image, labels).
     """
     bundle = engine.bundle
     pixels = {
@@ -135,15 +135,15 @@ def fit_pixels(engine: Engine, statistics: ClassStatistics, samples: list,
     uniform = measure('uniform')
     for setting in product(TILE_SHARES, DENSE):
         pixels['tile_share'], pixels['dense_above'] = setting
-        for easiest in EASIEST:
-            limits = class_limits(statistics.probabilities, easiest, UNIFORM)
-            tried.append((setting, easiest, *measure('class_threshold', limits)))
+        for ends in product(EASIEST, HARDEST):
+            limits = class_limits(statistics.probabilities, *ends)
+            tried.append((setting, ends, *measure('class_threshold', limits)))
     able = [entry for entry in tried if entry[2] >= uniform[0] - ALLOWED_LOSS[0]] or [max(tried, key=lambda e: e[2])]
-    setting, easiest, miou, macs, _ = min(able, key=lambda entry: entry[3])
+    setting, (easiest, hardest), miou, macs, _ = min(able, key=lambda entry: entry[3])
     pixels['tile_share'], pixels['dense_above'] = setting
-    pixels['limits']['class_threshold'] = class_limits(statistics.probabilities, easiest, UNIFORM).round(6).tolist()
+    pixels['limits']['class_threshold'] = class_limits(statistics.probabilities, easiest, hardest).round(6).tolist()
     pixels['fit'] = {'uniform': {'miou': uniform[0], 'mean_macs': uniform[1]},
-                     'class_threshold': {'miou': miou, 'mean_macs': macs, 'easiest': easiest, 'hardest': UNIFORM}}
+                     'class_threshold': {'miou': miou, 'mean_macs': macs, 'easiest': easiest, 'hardest': hardest}}
     if bundle.split is not None:
         _fit_cells(bundle, pixels, measure)
     return pixels
@@ -164,4 +164,4 @@ def _fit_cells(bundle, pixels, measure):
 
 def steps(bundle: Bundle) -> int:
     """How often `fit_pixels` goes through its images."""
-    return 1 + len(EASIEST) * len(TILE_SHARES) * len(DENSE) + (1 + len(SEND) if bundle.split else 0)
+    return 1 + len(EASIEST) * len(HARDEST) * len(TILE_SHARES) * len(DENSE) + (1 + len(SEND) if bundle.split else 0)

@@ -1,16 +1,13 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """What the exits of a bundle cost on this machine: multiply-accumulates, and milliseconds of each graph."""
-import time
-from collections import defaultdict
 from collections.abc import Callable
 
 import numpy as np
 
+from ee_seg_ros.evaluation.timing import Clock
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA
-from ee_seg_ros.inference.engine import Engine
-from ee_seg_ros.inference.outputs import ExitOutput
 from ee_seg_ros.search.cascades import costs_of
 from ee_seg_ros.search.observations import run_all
 
@@ -18,29 +15,8 @@ ROUNDS = 30
 _WARM_UP = 3
 
 
-class _Clock(Engine):
-    """The engine as it runs, with the time of every graph noted: graph name -> list of ms."""
-
-    def __init__(self, bundle, threads):
-        super().__init__(bundle, threads=threads)
-        self.times = defaultdict(list)
-
-    def _run(self, graph, result):
-        began = time.perf_counter()
-        super()._run(graph, result)
-        self.times[graph].append((time.perf_counter() - began) * 1e3)
-
-
-def _judging(bundle, before, output):
-    """criterion -> ms of judging `output` after `before`; its grid is computed anew each time, as it is in a run."""
-    times = {}
-    for name, rule in CRITERIA.items():
-        if rule.score and not rule.needs:
-            fresh = ExitOutput(bundle, output.exit, output.logits, output.placement)
-            began = time.perf_counter()
-            rule.score([before, fresh])
-            times[name] = (time.perf_counter() - began) * 1e3
-    return times
+# A search fits no models of gains and no class limits.
+_JUDGED = tuple(name for name, rule in CRITERIA.items() if rule.score and not rule.needs)
 
 
 def profile(bundle: Bundle, image: np.ndarray, threads: int = 2, rounds: int = ROUNDS,
@@ -50,13 +26,13 @@ def profile(bundle: Bundle, image: np.ndarray, threads: int = 2, rounds: int = R
     image: uint8 (H, W, 3) RGB. Every round runs all stages, heads, encoder and decoder once, one after the other, so
     that a slow moment falls on all alike. Judging is part of the milliseconds only.
     """
-    clock, judging = _Clock(bundle, threads), []
+    clock, judging = Clock(bundle, threads), []
     for done in range(_WARM_UP + rounds):
         if done == _WARM_UP:
             clock.times.clear()
             judging.clear()
         outputs, _ = run_all(clock, image)
-        judging += [_judging(bundle, outputs[0], output) for output in outputs]
+        judging += [{name: clock.judging_ms(name, outputs[0], output) for name in _JUDGED} for output in outputs]
         report(done + 1, _WARM_UP + rounds)
     ms = {graph: float(np.median(times)) for graph, times in clock.times.items()}
     judged = {name: float(np.median([times[name] for times in judging])) for name in judging[0]}

@@ -98,6 +98,7 @@ def test_statistics_without_a_split_have_no_features():
 def tried(monkeypatch):
     """Fewer settings than the shipped ones, whatever these are."""
     monkeypatch.setattr(fitting, 'EASIEST', (0.8, 0.9, 0.95, 0.99))
+    monkeypatch.setattr(fitting, 'HARDEST', (UNIFORM,))
     monkeypatch.setattr(fitting, 'TILE_SHARES', (0.0, 0.1, 0.2))
     monkeypatch.setattr(fitting, 'SEND', tuple((limit, margin) for margin in (0, 1) for limit in (0.8, 0.9, 0.95)))
 
