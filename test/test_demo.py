@@ -43,7 +43,7 @@ def nodes_of(parent):
     for pid in (int(path.name) for path in Path('/proc').glob('[0-9]*')):
         if alive(pid) and state_of(pid)[1] == str(parent):
             command = Path(f'/proc/{pid}/cmdline').read_text().split('\0')
-            found.update({part.rpartition('.')[2]: pid for part in command if part.startswith('ee_seg_ros.nodes.')})
+            found.update({name: pid for module, name in zip(command, command[1:]) if module == 'ee_seg_ros.nodes'})
     return found
 
 

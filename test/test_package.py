@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.nodes import parameters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,7 +120,7 @@ def test_all_that_is_imported_is_named_for_pip(setup_arguments):
              for requirement in extras[extra]}
     used = {name.partition('.')[0] for module in modules('', 'nodes', 'inference', 'data', 'evaluation')
             for name in imports(MODULES[module])} - set(sys.stdlib_module_names) - {'ee_seg_ros', 'torch'}
-    without_wheel = {'vision_msgs', 'cv_bridge'}
+    without_wheel = {'vision_msgs', 'tf2_msgs', 'cv_bridge', 'diagnostic_updater'}
     by_others = {'rcl_interfaces'}  # comes with rclpy
     missing = {name for name in used - without_wheel - by_others
                if not {PIP.get(name, name), f"ros-{name.replace('_', '-')}"} & named}
@@ -166,7 +167,7 @@ def executables(arguments):
 
 def test_every_executable_exists(setup_arguments):
     scripts = executables(setup_arguments)
-    assert set(scripts) >= {'onboard', 'offboard', 'camera', 'recorder', 'ee_seg'}
+    assert set(scripts) >= {'onboard', 'offboard', 'ground', 'camera', 'recorder', 'ee_seg'}
     for target in scripts.values():
         module, function = target.split(':')
         assert function in {node.name for node in MODULES[module].body if isinstance(node, ast.FunctionDef)}, target
@@ -219,10 +220,11 @@ class TestLaunchFile:
 
 
 def test_there_are_launch_files():
-    assert {path.name for path in LAUNCH_FILES} >= {'onboard.launch.py', 'offboard.launch.py', 'pair.launch.py'}
+    assert {path.name for path in LAUNCH_FILES} >= {'onboard.launch.py', 'offboard.launch.py', 'pair.launch.py',
+                                                        'ground.launch.py'}
 
 
-@pytest.mark.parametrize('name', ['onboard', 'offboard'])
+@pytest.mark.parametrize('name', ['onboard', 'offboard', 'ground'])
 def test_parameter_files_give_the_defaults_of_known_parameters(name):
     document = yaml.safe_load((ROOT / 'config' / f'{name}.yaml').read_text(encoding='utf-8'))
     assert list(document) == ['/**'] and list(document['/**']) == ['ros__parameters']
@@ -231,6 +233,22 @@ def test_parameter_files_give_the_defaults_of_known_parameters(name):
         assert key in table, key
         assert (value, type(value)) == (table[key].default, type(table[key].default)), key
         table[key].check(value)
+
+
+def test_the_nav2_example_has_topics_and_classes_that_exist():
+    document = yaml.safe_load((ROOT / 'config' / 'nav2_semantic_costmap.yaml').read_text(encoding='utf-8'))
+    costmap = document['local_costmap']['local_costmap']['ros__parameters']
+    assert set(costmap['plugins']) <= set(costmap)
+    layer = costmap['semantic_layer']
+    classes = sorted(info.name for info in Bundle.load('street').classes)
+    assert layer['observation_sources'].split() == ['onboard', 'final']
+    for source, mask, confidence in (('onboard', 'mask', 'confidence'), ('final', 'final_mask', 'final_confidence')):
+        given = layer[source]
+        assert (given['segmentation_topic'], given['confidence_topic'], given['labels_topic']) == (
+            f'/ee_seg/{mask}', f'/ee_seg/{confidence}', '/ee_seg/label_info')
+        # A class in no list is an error of the layer's, one in two lists would have the costs of either.
+        assert sorted(name for kind in given['class_types'] for name in given[kind]['classes']) == classes
+        assert all(0 <= given[kind][cost] <= 254 for kind in given['class_types'] for cost in ('base_cost', 'max_cost'))
 
 
 def test_continuous_integration_can_start():

@@ -130,7 +130,8 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
                                                      'frames only, and forwards them whole.'),
            experts: Path = typer.Option(None, help='Take the expert heads of this network: weights.pt of a training of '
                                                    'stage `experts` on the same onboard part, or a bundle. Default: '
-                                                   'those that the weights have.'),
+                                                   'those that the weights have. With --thresholds-of a bundle with '
+                                                   'none, --split says on what to measure them.'),
            detector: Path = typer.Option(None, help='Folder of a trained detector of distortions (stage `detector`), '
                                                     'to go into the bundle, or a bundle that has one.'),
            int8: Path = typer.Option(None, help='Also write the bundle in int8 into this folder, its ranges from 32 '
@@ -141,7 +142,7 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
            keep_weights: bool = typer.Option(True, help='Also write weights.safetensors, for fine-tuning.'),
            width: int = WIDTH, height: int = HEIGHT, threads: int = shared.THREADS):
     """Export trained weights to a bundle, with thresholds measured on a split or taken from a twin."""
-    if split and thresholds_of:
+    if split and thresholds_of and not experts:
         raise ValueError(THRESHOLDS)
     shared.must_exist(weights, provenance, exits_of, experts, detector)
     card = shared.read_card(provenance)
@@ -182,7 +183,7 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
     from ee_seg_ros.search.calibration import calibrate, copy_calibration
     with progress('images') as report:
         if thresholds_of:
-            copy_calibration(thresholds_of, str(out), dataset, root, statistics, threads, report)
+            copy_calibration(thresholds_of, str(out), dataset, root, statistics, threads, report, split)
         elif split:
             calibrate(str(out), dataset, root, split, 0, threads, report, statistics)
     print(f'wrote the bundle {out}; look at it with: ee_seg info {out}')

@@ -26,6 +26,18 @@ class SourceFrame:
     name: str
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """A camera without distortion that looks straight ahead over flat ground.
+
+    focal: pixels. centre: (x, y) in pixels. height: metres above the ground.
+    """
+
+    focal: float
+    centre: tuple
+    height: float
+
+
 class SceneSource:
     """The procedural street of one seed: endless, every frame labelled. Frames may be asked for in any order."""
 
@@ -35,6 +47,12 @@ class SceneSource:
         self.name = 'scenes'
         self._seed = seed
         self._drive = StreetDrive(seed)
+
+    @property
+    def calibration(self) -> Calibration:
+        """The camera that the scenes are drawn with: its horizon, which stands for the pitch, is the centre's row."""
+        camera = self._drive.camera
+        return Calibration(float(camera.focal), (float(camera.centre), float(camera.horizon)), float(camera.height))
 
     def frame(self, index: int) -> SourceFrame:
         """Frame `index` (0 or more) of the drive, 480x360."""

@@ -362,7 +362,7 @@ class Bundle:
 
     @property
     def send_margin(self) -> int:
-        """How many cells around the unsettled ones are sent as well."""
+        """How far around pixels that are not settled, in values of the grid of 8 pixels, cells are sent as well."""
         return self.document.get('pixels', {}).get('send_margin', 0)
 
     @property

@@ -95,6 +95,13 @@ def promise(bundle: Bundle, observed: Observations, criterion: str, thresholds: 
     return float(np.nanquantile(mious, 1 - SURE))
 
 
+def state_promises(bundle: Bundle, observed: Observations) -> None:
+    """Write its promise, as seen on clean images, into every operating point of a bundle."""
+    for criterion, entry in bundle.document['criteria'].items():
+        for point in entry['operating_points'].values():
+            point['promise'] = promise(bundle, observed, criterion, point['thresholds'])
+
+
 def operating_points(points: list) -> dict:
     """For each operating point the cheapest of `levels` whose `loss_bound` is not above its allowance.
 
@@ -133,8 +140,8 @@ def cross_validated(bundle: Bundle, observed: Observations, criterion: str) -> l
             able = np.flatnonzero(mious >= min(whole - loss, mious.max()))
             chosen[index, block] = able[costs[able].argmin()]
     images = np.arange(count)
-    return [{'loss': loss, 'miou': mean_iou(matrices[each, images].sum(0)), 'mean_macs': float(macs[each, images].mean())}
-            for loss, each in zip(LOSSES, chosen)]
+    return [{'loss': loss, 'miou': mean_iou(matrices[each, images].sum(0)),
+             'mean_macs': float(macs[each, images].mean())} for loss, each in zip(LOSSES, chosen)]
 
 
 def write_document(bundle: Bundle) -> None:
@@ -195,9 +202,8 @@ def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, lim
     for criterion, entry in bundle.document['criteria'].items():
         found_levels = levels(bundle, observed, criterion)
         entry['curve'], entry['operating_points'] = curve(found_levels), operating_points(found_levels)
-        for point in entry['operating_points'].values():
-            point['promise'] = promise(bundle, observed, criterion, point['thresholds'])
         entry['cross_validated'] = cross_validated(bundle, observed, criterion)
+    state_promises(bundle, observed)
     bundle.document['calibration'] = {
         'bundle_fingerprint': bundle.fingerprint, 'dataset': dataset, 'split': split, 'images': total,
         'full_miou': full, 'full_macs': exit_costs(bundle)[-1],
@@ -220,11 +226,13 @@ def measure_classes(engine: Engine, dataset: str, root: str | None, split: str,
 
 def copy_calibration(source: str, target: str, dataset: str = 'camvid', root: str | None = None,
                      statistics: str | None = None, threads: int = 2,
-                     report: Callable[[int, int], None] = lambda done, total: None) -> None:
+                     report: Callable[[int, int], None] = lambda done, total: None, split: str | None = None) -> None:
     """Store temperatures, curves and operating points (and what a search found) of one bundle in another.
 
-    A twin's in the shipped bundle, for example: the exits must be the same. statistics: the split that the other was
-    trained on, for the mean features of its own classes. Raises BundleError if they differ.
+    A twin's in the shipped bundle, for example: the exits must be the same, and the experts. statistics: the split that
+    the other was trained on, for the mean features of its own classes. split: on which the experts of the other are
+    measured where the first has none, after the rules for `calibrate`; promises are stated from it, too. Raises
+    BundleError if the bundles differ.
     """
     twin, bundle = Bundle.load(source), Bundle.load(target)
     if [(exit_.name, exit_.onboard) for exit_ in twin.exits] != [(exit_.name, exit_.onboard) for exit_ in bundle.exits]:
@@ -234,11 +242,12 @@ def copy_calibration(source: str, target: str, dataset: str = 'camvid', root: st
                           'classes: give --statistics, the split that it was trained on')
     heads = [{family: set(expert['exits']) for family, expert in each.document.get('experts', {}).items()}
              for each in (twin, bundle)]
-    if heads[0] != heads[1]:
+    measure = split is not None and not twin.experts
+    if heads[0] != heads[1] and not measure:
         raise BundleError(f'{source} has the experts {heads[0]}, {target} {heads[1]}: export both with --experts, or '
-                          'neither')
+                          'neither; or, where the first has none, give --split to measure them on')
     set_temperatures(bundle, [exit_.temperature for exit_ in twin.exits])
-    for family, expert in bundle.document.get('experts', {}).items():
+    for family, expert in ({} if measure else bundle.document.get('experts', {})).items():
         measured = twin.document['experts'][family]
         expert.update((key, value) for key, value in measured.items() if key != 'exits')
         for name, entry in expert['exits'].items():
@@ -248,4 +257,10 @@ def copy_calibration(source: str, target: str, dataset: str = 'camvid', root: st
             bundle.document[key] = twin.document[key]
     if statistics is not None and bundle.split is not None:
         measure_classes(Engine(bundle, threads=threads), dataset, root, statistics, report)
+    if measure:
+        from ee_seg_ros.search.experts import calibrate_experts  # which is made of what is here
+        bundle, samples = Bundle(bundle.path, bundle.document), list(samples_of(dataset, root, split)[1])
+        state_promises(bundle, observe(Engine(bundle, threads=threads), samples,
+                                       lambda done: report(done, len(samples))))
+        calibrate_experts(bundle, samples, threads, report)
     write_document(bundle)

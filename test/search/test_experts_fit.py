@@ -10,6 +10,7 @@ from tiny import CLASSES, HEIGHT, WIDTH, mixed_image, tiny_bundle
 from ee_seg_ros.data.distortions import DISTORTIONS, distort
 from ee_seg_ros.evaluation.evaluate import Observations, exit_costs
 from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle, BundleError
+from ee_seg_ros.search import calibration
 from ee_seg_ros.search.calibration import copy_calibration, levels, promise, write_document
 from ee_seg_ros.search.experts import broken_share, calibrate_experts, distorted, expert_points
 
@@ -76,8 +77,9 @@ def test_as_many_settle_as_without_the_expert_and_the_fewest_promises_are_broken
         assert point['forwarded_share'] == 0 and 0 < point['broken'] <= 0.3
 
 
-def test_measured_stored_and_copied(tmp_path):
+def test_measured_stored_and_copied(tmp_path, monkeypatch):
     pytest.importorskip('torch', reason='torch is not installed (make train-env)')
+    pytest.importorskip('ee_seg_ros.models.torchvision_compat')    # torchmetrics imports torchvision
     pytest.importorskip('torchmetrics', reason='torchmetrics is not installed (make train-env)')
     measured, copied, other = (tiny_bundle(tmp_path / name, experts=who) for name, who in
                                (('measured', EXPERTS), ('copied', EXPERTS), ('other', None)))
@@ -87,7 +89,8 @@ def test_measured_stored_and_copied(tmp_path):
             point['promise'] = 0.2
     labels = np.random.default_rng(0).integers(0, CLASSES, (HEIGHT // 8, WIDTH // 8)).astype(np.uint8)
     labels = np.kron(labels, np.ones((8, 8), np.uint8))
-    calibrate_experts(bundle, [(mixed_image(seed), labels) for seed in range(3)], 1)
+    samples = [(mixed_image(seed), labels) for seed in range(3)]
+    calibrate_experts(bundle, samples, 1)
     write_document(bundle)
     bundle = Bundle.load(measured)
     stored = bundle.document['experts']['noise']
@@ -103,3 +106,11 @@ def test_measured_stored_and_copied(tmp_path):
     assert json.loads((copied / 'bundle.json').read_text())['experts'] == bundle.document['experts']
     with pytest.raises(BundleError, match='export both with --experts, or neither'):
         copy_calibration(str(measured), str(other))
+    with pytest.raises(BundleError, match='give --split to measure them on'):
+        copy_calibration(str(other), str(copied))
+    monkeypatch.setattr(calibration, 'samples_of', lambda *given: (3, iter(samples)))    # the first bundle has none
+    copy_calibration(str(other), str(copied), split='7', threads=1)
+    document = json.loads((copied / 'bundle.json').read_text())
+    assert document['experts']['noise']['calibration'] == stored['calibration']
+    assert all(0 <= point['promise'] <= 1 for entry in document['criteria'].values()
+               for point in entry['operating_points'].values())

@@ -1,0 +1,41 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Start the node ground. `ros2 launch ee_seg_ros ground.launch.py --show-args` lists the arguments."""
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.conditions import IfCondition
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
+
+from ee_seg_ros.environment import fastdds_profile, local_range
+
+
+def generate_launch_description():
+    (profile_variable, profile), = fastdds_profile().items()
+    (range_variable, local), = local_range().items()
+    return LaunchDescription([
+        DeclareLaunchArgument('namespace', default_value='',
+                              description='Namespace of the node and its topics: that of the onboard node'),
+        DeclareLaunchArgument(
+            'params_file', description='ROS parameter file of the node',
+            default_value=PathJoinSubstitution([FindPackageShare('ee_seg_ros'), 'config', 'ground.yaml'])),
+        DeclareLaunchArgument('mask', default_value='ee_seg/final_mask',
+                              description='Topic of the masks: ee_seg/mask for the ones that come at once'),
+        DeclareLaunchArgument('camera_info', default_value='ee_seg/camera_info',
+                              description='Topic of the calibration: that of the masks, or of the camera'),
+        DeclareLaunchArgument('local', default_value='false', choices=['true', 'false'],
+                              description='Whether to keep all ROS traffic on this machine'),
+        DeclareLaunchArgument(
+            'fastdds_profile', default_value=EnvironmentVariable(profile_variable, default_value=profile),
+            description='Fast DDS profile; the shipped one lets raw images through shared memory'),
+        SetEnvironmentVariable(range_variable, local, condition=IfCondition(LaunchConfiguration('local'))),
+        SetEnvironmentVariable(profile_variable, LaunchConfiguration('fastdds_profile')),
+        Node(
+            package='ee_seg_ros', executable='ground', name='ground', output='screen',
+            namespace=LaunchConfiguration('namespace'),
+            parameters=[LaunchConfiguration('params_file')],
+            remappings=[('ee_seg/final_mask', LaunchConfiguration('mask')),
+                        ('ee_seg/camera_info', LaunchConfiguration('camera_info'))],
+        ),
+    ])
