@@ -108,7 +108,7 @@ def test_info_as_json_and_as_tables(capsys):
     assert document['bytes'] == sum(document['files'].values()) > 1e6
     assert run('info', 'street') == 0
     shown = capsys.readouterr().out
-    for text in (bundle.fingerprint, 'Bicyclist', 'entropy', 'accurate', 'bundle.json'):
+    for text in (bundle.fingerprint, 'Bicyclist', 'entropy', 'accurate', 'bundle.json', 'detector of'):
         assert text in shown
 
 

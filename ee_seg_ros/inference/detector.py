@@ -64,8 +64,7 @@ def _places():
 
 def _power(grey):
     """float32 (CROP, CROP / 2 - 1): power spectrum of uint8 (CROP, CROP), without frequency 0 and the last across."""
-    values = grey.astype(np.float32)
-    values -= values.mean()
+    values = cv2.subtract(grey, cv2.mean(grey), dtype=cv2.CV_32F)
     packed = cv2.dft(cv2.multiply(values, _window(), dst=values))    # pairs (real, imaginary) from column 1 on
     packed = cv2.multiply(packed, packed, dst=packed)
     return packed[:, 1:-2:2] + packed[:, 2:-1:2]
@@ -94,7 +93,8 @@ def _quantiles(values, shares=PERCENTILES):
 def _statistics(patch, grey):
     """Noise of grey and of colours, at the smoothest places first, over all and in the dark and the bright half."""
     rough = _roughness(grey)
-    tint = cv2.addWeighted(patch[..., 0], 0.5, patch[..., 2], -0.5, 128)
+    red, _, blue = cv2.split(patch)
+    tint = cv2.addWeighted(red, 0.5, blue, -0.5, 128)
     light = cv2.resize(grey, rough.shape, interpolation=cv2.INTER_AREA)
     bright = light > np.sort(light, axis=None)[light.size // 2]
     halves = [_quantiles(rough[half] if half.any() else rough, (0.05, 0.3)) for half in (bright, ~bright)]
@@ -130,6 +130,8 @@ def features(image: np.ndarray, width: int, height: int) -> np.ndarray:
     if patch.shape[:2] != (side, side):
         missing = side - patch.shape[0], side - patch.shape[1]
         patch = cv2.copyMakeBorder(patch, 0, missing[0], 0, missing[1], cv2.BORDER_REFLECT_101)
+    if factor > 2:    # OpenCV averages areas fast by halves only
+        patch = cv2.resize(patch, (2 * CROP, 2 * CROP), interpolation=cv2.INTER_LINEAR)
     patch = cv2.resize(patch, (CROP, CROP), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY)
     return np.concatenate([_spectrum(grey), *_statistics(patch, grey), _looks(image)]).astype(np.float32)
