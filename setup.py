@@ -28,10 +28,13 @@ EXTRAS = {
         'ros-diagnostic-msgs>=5.3,<6',
         'ros-lifecycle-msgs>=2.0,<3',
     ],
-    # The command line with its tables, plots and contact sheet.
-    'demo': ['matplotlib', 'pillow', 'rich', 'typer'],
+    # The command line with its tables, plots, pictures and bags.
+    'demo': ['matplotlib', 'pillow', 'rich', 'rosbags>=0.10', 'typer'],
     # catkin-pkg: for rosidl's generators, which make the messages that pip lacks (test/interfaces).
     'test': ARRAYS + ['catkin-pkg', 'cv-bridge', 'pytest>=7'],
+    # `make lint`: one tool for what ament's linters of Python check, and one for types.
+    # And what the tests try the installation with, as it is done on a robot.
+    'lint': ['colcon-common-extensions', 'mypy>=1.11,<3', 'ruff>=0.12,<1', 'types-PyYAML'],
     'train': ['lightning>=2.6', 'onnx', 'safetensors', 'torch', 'torchmetrics', 'torchvision'],
 }
 

@@ -64,8 +64,10 @@ class Child:
 
 
 class Children:
-    """Nodes started together; leaving the `with` block ends all that still run: SIGINT, and SIGKILL if that is not
-    enough. Their standard error goes to `logs`/NAME.log, their parameters to `logs`/NAME.yaml.
+    """Nodes started together; leaving the `with` block ends all that still run.
+
+    SIGINT, and SIGKILL if that is not enough. Their standard error goes to `logs`/NAME.log, their parameters to
+    `logs`/NAME.yaml.
     """
 
     def __init__(self, logs: Path, domain: int):

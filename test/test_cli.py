@@ -45,7 +45,7 @@ def test_help_lists_the_commands(capsys):
 
 # What is wrong, and what the one line about it must say.
 WRONG = [
-    (['demo', '--source', 'nowhere'], "no source 'nowhere': give scenes, a folder of images, or a video file"),
+    (['demo', '--source', 'nowhere'], "no source 'nowhere': give scenes, a folder of images, a video file, or"),
     (['demo', '--bundle', 'nowhere'], "no bundle 'nowhere': it is neither a folder nor a shipped bundle"),
     (['demo', '--criterion', 'luck'], "no criterion 'luck': choose one of"),
     (['demo', '--operating-point', 'warp'], "no operating point 'warp': choose one of fast, balanced, accurate"),

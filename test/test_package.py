@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'ee_seg_ros'
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 # Import name -> rosdep key where they differ. None: rosdep has no key, package.xml says so in a comment.
-ROSDEP = {'cv2': 'python3-opencv', 'PIL': 'python3-pil', 'onnxruntime': 'python3-onnxruntime-pip', 'zstandard': None}
+ROSDEP = {'cv2': 'python3-opencv', 'PIL': 'python3-pil', 'onnxruntime': 'python3-onnxruntime-pip', 'zstandard': None,
+          'rosbags': None}
 ROSDEP.update({name: f'python3-{name}' for name in
                ('numpy', 'yaml', 'jsonschema', 'msgpack', 'typer', 'rich', 'matplotlib')})
 PIP = {'cv2': 'opencv-python-headless', 'PIL': 'pillow', 'yaml': 'pyyaml'}
@@ -196,13 +197,16 @@ class TestLaunchFile:
         tree = parse(path)
         nodes = calls(tree, 'Node')
         assert nodes
+        assigned = [node.slice.value for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
         for _, keywords in nodes:
+            if keywords['package'].value == 'rviz2':
+                continue
             assert keywords['package'].value == 'ee_seg_ros'
             assert keywords['executable'].value in executables(setup_arguments)
             table = getattr(parameters, keywords['executable'].value.upper())
             given = [key.value for dictionary in ast.walk(keywords['parameters']) if isinstance(dictionary, ast.Dict)
                      for key in dictionary.keys]
-            assert set(given) <= {parameter.name for parameter in table}
+            assert {*given, *assigned} <= {parameter.name for parameter in table}
         for positional, _ in calls(tree, 'FindPackageShare'):
             assert positional[0].value == 'ee_seg_ros'
 
@@ -216,12 +220,24 @@ class TestLaunchFile:
             included = next(node.value for node in ast.walk(positional[0]) if isinstance(node, ast.Constant)
                             and str(node.value).endswith('.launch.py'))
             given = {key.value for key in keywords['launch_arguments'].func.value.keys}
-            assert given == declared_arguments(ROOT / 'launch' / included)
+            assert given <= declared_arguments(ROOT / 'launch' / included)
 
 
 def test_there_are_launch_files():
-    assert {path.name for path in LAUNCH_FILES} >= {'onboard.launch.py', 'offboard.launch.py', 'pair.launch.py',
-                                                        'ground.launch.py'}
+    assert {path.name for path in LAUNCH_FILES} >= {
+        'onboard.launch.py', 'offboard.launch.py', 'pair.launch.py', 'demo.launch.py', 'ground.launch.py'}
+
+
+def test_rviz_shows_topics_that_the_nodes_have():
+    document = yaml.safe_load((ROOT / 'config/ee_seg.rviz').read_text(encoding='utf-8'))
+    displays = document['Visualization Manager']['Displays']
+    shown = {display['Topic']['Value'] for display in displays if 'Topic' in display}
+    texts = {node.value for module in modules('nodes') for node in ast.walk(MODULES[module])
+             if isinstance(node, ast.Constant)}
+    assert shown == {'/image', '/ee_seg/overlay', '/ee_seg/color', '/ee_seg/final_color', '/ground/grid'}
+    for topic in shown - {'/image'}:
+        _, node, name = topic.split('/')
+        assert node in texts and f'~/{name}' in texts, topic
 
 
 @pytest.mark.parametrize('name', ['onboard', 'offboard', 'ground'])

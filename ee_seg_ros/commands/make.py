@@ -100,7 +100,7 @@ def search(weights: Path = typer.Argument(help='weights.pt of a training of cand
         raise shared.missing(error, shared.TORCH) from None
     given = {'macs': most_macs and most_macs * 1e9, 'ms': most_ms, 'bytes': most_bytes}
     limits = {key: value for key, value in given.items() if value is not None}
-    options = {'criteria': tuple(criteria.split(','))} if criteria else {}
+    options: dict = {'criteria': tuple(criteria.split(','))} if criteria else {}
     if split_units:
         if not split_units.replace(',', '').isdigit():
             raise ValueError(f'--split-units {split_units!r}: expected numbers of units, for example 8,13')

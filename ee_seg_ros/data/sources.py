@@ -1,6 +1,6 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the camera's images come from: procedural street scenes, a folder of images, or a video file."""
+"""Where the camera's images come from: procedural street scenes, a folder of images, a video file, or a rosbag."""
 import json
 import os
 import re
@@ -158,11 +158,11 @@ class DistortedSource:
         return replace(frame, image=distort(frame.image, *self._distortion, seed=self._seed * 1_000_003 + index))
 
 
-Source = SceneSource | FolderSource | VideoSource | DistortedSource
+def open_source(spec: str, seed: int = 0, distortion: str = ''):
+    """The source that `spec` names: `scenes` (drawn from `seed`), a folder of images, a video file, or a bag.
 
-
-def open_source(spec: str, seed: int = 0, distortion: str = '') -> Source:
-    """The source that `spec` names: `scenes` (drawn from `seed`), a folder of images, or a video file.
+    A bag is a rosbag2, SQLite or MCAP, given as its folder or one of its files; with several topics of images, as
+    BAG:/topic.
 
     distortion: what to do to its images, as `distortions.parse_distortion` reads it (`noise:20`); '' or `clean`:
     nothing. A source has `name`, `count` (None: endless) and `frame(index)`. Raises FileNotFoundError or ValueError
@@ -178,6 +178,10 @@ def _open(spec, seed):
         if seed < 0:
             raise ValueError(f'seed {seed} of the scenes must not be negative')
         return SceneSource(seed)
+    from ee_seg_ros.data.bags import BagSource, find_bag
+    bag = find_bag(spec)
+    if bag is not None:
+        return BagSource(*bag)
     path = Path(spec).expanduser()
     if path.is_dir():
         return FolderSource(path)
@@ -185,7 +189,7 @@ def _open(spec, seed):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             raise ValueError(f'source {spec} is a single image: give the folder that it is in, a video, or scenes')
         return VideoSource(path)
-    raise FileNotFoundError(f'no source {spec!r}: give scenes, a folder of images, or a video file')
+    raise FileNotFoundError(f'no source {spec!r}: give scenes, a folder of images, a video file, or a rosbag2')
 
 
 def _images_of(folder):

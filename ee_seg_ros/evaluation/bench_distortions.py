@@ -91,7 +91,7 @@ def look(runner: Runner, detector: Detector | None, experts: Sequence[str], samp
     """
     outcomes, detections, right = {}, [], family_of(setting[0])
     for seed, (image, labels) in enumerate(samples):
-        image = distort(image, *setting, seed=seed)
+        image = distort(image, setting[0], setting[1], seed)
         chosen = {PRISTINE: '', ORACLE: right if right in experts else ''}
         if detector is not None:
             detections.append(detector.detect(image))
@@ -143,10 +143,10 @@ def row_of(setting: tuple, heads: str, outcomes: Sequence[Outcome], promise: flo
     failed = list(broken(outcomes, promise))
     sent = [each.size for each in outcomes if each.forwarded]
     return {'distortion': setting[0], 'level': setting[1], 'heads': heads,
-            'onboard_miou': mean_iou(sum(each.at_once for each in outcomes)),
+            'onboard_miou': mean_iou(np.sum([each.at_once for each in outcomes], 0)),
             'onboard_share': float(np.mean([each.settled for each in outcomes])),
             'forwarded_share': float(np.mean([each.forwarded for each in outcomes])),
-            'final_miou': mean_iou(sum(each.final for each in outcomes)),
+            'final_miou': mean_iou(np.sum([each.final for each in outcomes], 0)),
             'broken_promises': float(np.mean(failed)) if failed else None,
             'edge_outage': outage(outcomes, promise),
             'missed_deadlines': missed(outcomes, times, detector_ms if heads == DETECTOR else 0.0),
@@ -160,13 +160,13 @@ def recovered(rows: Sequence[dict], names: Sequence[str]) -> dict:
     (how many these are), `lost_pp`, and per choice of heads its share of that; {} where there is no such level.
     """
     table = {(row['distortion'], row['level'], row['heads']): row['onboard_miou'] for row in rows}
-    clean = table[(*CLEAN, PRISTINE)]
+    clean = table[CLEAN + (PRISTINE,)]
     telling = [key[:2] for key, miou in table.items()
                if key[0] in names and key[2] == PRISTINE and clean - miou >= TELLING_LOSS]
     if not telling:
         return {}
-    means = {heads: np.mean([table[(*setting, heads)] for setting in telling])
-             for heads in (PRISTINE, ORACLE, DETECTOR) if (*CLEAN, heads) in table}
+    means = {heads: np.mean([table[setting + (heads,)] for setting in telling])
+             for heads in (PRISTINE, ORACLE, DETECTOR) if CLEAN + (heads,) in table}
     lost = clean - means[PRISTINE]
     return {'levels': len(telling), 'lost_pp': float(100 * lost),
             **{heads: float((mean - means[PRISTINE]) / lost) for heads, mean in means.items() if heads != PRISTINE}}

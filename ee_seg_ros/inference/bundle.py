@@ -175,8 +175,7 @@ def _check_experts(document, path):
 
 
 def _check_tiles(document, path):
-    """Tiles cut every map behind the first exits into equal parts; limits and mean features are there for each class.
-    """
+    """Tiles cut all maps behind the first exits into equal parts; limits and mean features are there for each class."""
     tile, count = document.get('tile'), len(document['classes'])
     pixels, codec, split = document.get('pixels'), document['codec'] or {}, document['split']
     stages, first, class_means = document['stages'], document['stages'][0], codec.get('class_means', {})

@@ -9,6 +9,7 @@ the smoothest places, the light, the haze. A small network in the bundle (`detec
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Optional
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ BANDS = 3            # of the image, from its top to its bottom
 PERCENTILES = (0.02, 0.1, 0.25, 0.5, 0.9, 0.99)
 # Immerkaer 1996: second differences both ways see noise and hardly any structure. 24 times as large as noise of the
 # same spread, so that whole numbers are fine enough.
-_SECOND = np.float32([[1, -2, 1], [-2, 4, -2], [1, -2, 1]]) * 4
+_SECOND = 4 * np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,9 @@ class Watch:
 
     def forget(self) -> None:
         """Start anew: another stream."""
-        self._seen, self._agree, self._last, self._held = 0, 0, None, None
+        self._seen, self._agree = 0, 0
+        self._last: Optional[str] = None
+        self._held: Optional[Detection] = None
 
     def see(self, image: np.ndarray) -> Detection:
         """The detection that holds with this image, uint8 (H, W, 3) RGB; its level is that of the last look.

@@ -79,7 +79,7 @@ class Engine:
     """
 
     def __init__(self, bundle: Bundle, providers: Sequence[str] = (CPU,), threads: int = 2, part: str = 'all',
-                 warn: Callable[[str], None] = print):
+                 warn: Callable[[str], object] = print):
         if part not in PARTS:
             raise ValueError(f'part {part!r} is not one of {", ".join(PARTS)}')
         self.bundle = bundle

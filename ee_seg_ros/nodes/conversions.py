@@ -36,8 +36,10 @@ def key_of(header) -> tuple:
 
 
 def check_image(message) -> None:
-    """Raise ImageError, in the user's words, for an Image whose fields contradict each other, or a CompressedImage
-    that is not a whole JPEG or PNG file; cheap: nothing is decoded.
+    """Raise ImageError, in the user's words, for an image that cannot be whole.
+
+    An Image whose fields contradict each other, or a CompressedImage that is not a whole JPEG or PNG file. Cheap:
+    nothing is decoded.
     """
     if isinstance(message, CompressedImage):
         _check_file(message)
@@ -135,9 +137,9 @@ def _through_cv_bridge(message):
         if pixels.dtype != np.uint8 or pixels.shape != (message.height, message.width, 3):
             raise ValueError(f'it made {pixels.dtype} of shape {pixels.shape}')
     except Exception as error:    # it raises whatever the step that fails raises
-        raise ImageError('encoding', f"images of encoding {message.encoding!r} are not supported: publish one of "
-                                     f"{', '.join(CHANNELS)} (cv_bridge could not convert one: {str(error)[:120]})"
-                         ) from None
+        ours = ', '.join(CHANNELS)
+        raise ImageError('encoding', f'images of encoding {message.encoding!r} are not supported: publish one of '
+                                     f'{ours} (cv_bridge could not convert one: {str(error)[:120]})') from None
     return np.ascontiguousarray(pixels)
 
 
@@ -154,7 +156,7 @@ def image_message(header, pixels: np.ndarray, encoding: str) -> Image:
     pixels = np.ascontiguousarray(pixels)
     message = Image(header=header, encoding=encoding, height=pixels.shape[0], width=pixels.shape[1],
                     step=pixels.strides[0])
-    message.data = bytes_field(memoryview(pixels))
+    message.data = bytes_field(pixels.data)
     return message
 
 
@@ -206,13 +208,13 @@ def compressed_message(header, data, format_: str) -> CompressedImage:
 def png_message(header, plane: np.ndarray) -> CompressedImage:
     """A lossless CompressedImage of a uint8 (H, W) plane: a mask of class ids, or a confidence."""
     _, png = cv2.imencode('.png', plane, (cv2.IMWRITE_PNG_COMPRESSION, 1))
-    return compressed_message(header, memoryview(png), MASK_FORMAT)
+    return compressed_message(header, png.data, MASK_FORMAT)
 
 
 def jpeg_message(header, image: np.ndarray, quality: int = 80) -> CompressedImage:
     """A CompressedImage of an RGB image, uint8 (H, W, 3), as image_transport writes it."""
     _, jpeg = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, quality))
-    return compressed_message(header, memoryview(jpeg), 'rgb8; jpeg compressed bgr8')
+    return compressed_message(header, jpeg.data, 'rgb8; jpeg compressed bgr8')
 
 
 def plane_of(message: CompressedImage, width: int, height: int) -> np.ndarray:

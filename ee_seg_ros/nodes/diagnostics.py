@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
@@ -119,6 +119,10 @@ class _ByHand:
         """Add a task: fill(status) sets level, message and values, and returns the status."""
         self._tasks.append((name, fill))
 
+    def publish(self, statuses) -> None:
+        """Publish these statuses; see `Diagnostics`."""
+        raise NotImplementedError
+
     def update(self) -> None:
         """Publish now."""
         self.publish([fill(DiagnosticStatus(name=name, hardware_id=self._hardware_id)) for name, fill in self._tasks])
@@ -126,15 +130,20 @@ class _ByHand:
     force_update = update
 
 
-class Diagnostics(Updater or _ByHand):
-    """The statuses of a node on `/diagnostics`: NODE for the whole and `NODE: PART` for each part, at 1 Hz and at once
-    when one of them changes.
+_Base: Any = Updater or _ByHand
+
+
+class Diagnostics(_Base):
+    """The statuses of a node on `/diagnostics`: NODE for the whole and `NODE: PART` for each part.
+
+    They are published at 1 Hz, and at once when one of them changes.
 
     examine: () -> {part: Finding}, the whole node under the name ''; called from the executor.
     """
 
     def __init__(self, node, parts: Sequence[str], examine: Callable):
-        self._examine, self._said = examine, None
+        self._examine = examine
+        self._said: dict | None = None
         self._name, self._clock = node.get_fully_qualified_name()[1:], node.get_clock()
         self._findings = examine()
         super().__init__(node, PERIOD_S)

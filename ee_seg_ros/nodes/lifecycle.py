@@ -46,7 +46,7 @@ class SegmentationNode(LifecycleNode):
         self.values = declare(self, table)
         self.notices = Notices(self.get_logger())
         self.done = threading.Event()
-        self.bundle = None
+        self.bundle: Bundle | None = None
         self._loaded, self._running = ExitStack(), ExitStack()
         self._active, self._fault = False, ''
         self.add_on_set_parameters_callback(self._on_set)

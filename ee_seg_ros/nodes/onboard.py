@@ -23,7 +23,7 @@ from ee_seg_ros.nodes.diagnostics import NO_EXPERT, Tally, shares
 from ee_seg_ros.nodes.final_masks import FinalMasks, Frame, Refined
 from ee_seg_ros.nodes.lifecycle import SegmentationNode
 from ee_seg_ros.nodes.offboard_link import OffboardLink
-from ee_seg_ros.nodes.outputs import UNLABELLED, Outputs, confidence_of, output_size
+from ee_seg_ros.nodes.outputs import UNLABELLED, Outputs, confidence_of, ids_of, output_size
 from ee_seg_ros.nodes.parameters import ONBOARD, expert_of, thresholds_by_expert
 from ee_seg_ros.nodes.qos import IMAGE, overridable
 from ee_seg_ros.nodes.running import run
@@ -280,7 +280,7 @@ class Onboard(SegmentationNode):
     @staticmethod
     def _ids(frame):
         """The onboard mask as it was published."""
-        return np.frombuffer(frame.mask.data, np.uint8).reshape(frame.mask.height, frame.mask.width)
+        return ids_of(frame.mask)
 
     @staticmethod
     def _with_kept(frame, onboard, refined):

@@ -41,6 +41,7 @@ class Outputs:
         self._confidence = publisher(Image, '~/confidence', MASK)
         self._final_confidence = publisher(Image, '~/final_confidence', MASK)
         self._color = publisher(Image, '~/color', MASK)
+        self._final_color = publisher(Image, '~/final_color', MASK)
         self._overlay = publisher(Image, '~/overlay', MASK)
         self._overlay_jpeg = publisher(CompressedImage, '~/overlay/compressed', MASK)
         self._camera_info = publisher(CameraInfo, '~/camera_info', MASK)
@@ -87,8 +88,7 @@ class Outputs:
         overlays = wanted(self._overlay), wanted(self._overlay_jpeg)
         if not (any(overlays) or wanted(self._color)):
             return
-        ids = np.frombuffer(frame.mask.data, np.uint8).reshape(height, width)
-        color = self._bundle.palette[ids]
+        color = self._bundle.palette[ids_of(frame.mask)]
         if wanted(self._color):
             self._color.publish(image_message(header, color, 'rgb8'))
         if any(overlays):
@@ -111,11 +111,19 @@ class Outputs:
         mask: the message of the onboard mask, or a refined mask as uint8 (H, W).
         """
         self._final_mask.publish(mask if isinstance(mask, Image) else image_message(frame.header, mask, 'mono8'))
+        if wanted(self._final_color):
+            ids = ids_of(mask) if isinstance(mask, Image) else mask
+            self._final_color.publish(image_message(frame.header, self._bundle.palette[ids], 'rgb8'))
         if confidence is not None:
             self._final_confidence.publish(image_message(frame.header, confidence, 'mono8'))
         self._trace.publish(status_array(frame.header.stamp, frame.header.frame_id, OK,
                                          self._node.get_fully_qualified_name()[1:], frame.trace['final_source'],
                                          frame.trace))
+
+
+def ids_of(mask: Image) -> np.ndarray:
+    """The class ids of a mask that this node made, uint8 (H, W), as a view of the message's data."""
+    return np.frombuffer(mask.data, np.uint8).reshape(mask.height, mask.width)
 
 
 def confidence_of(output, width: int, height: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is written from the declaration of parameters: the tables in README.md, the files config/NODE.yaml.
+"""What is written from the declaration of parameters: the tables in README.md and docs, the files config/NODE.yaml.
 
 `python3 -m ee_seg_ros.nodes.parameter_files`, in the source tree, writes them anew; a test holds them equal. Needs no
 ROS.
@@ -15,6 +15,7 @@ from ee_seg_ros.nodes.parameters import CONFIGURE, LIVE, START, Parameter
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ('onboard', 'offboard', 'ground')    # nodes with a parameter file
+PAGES = (ROOT / 'README.md', ROOT / 'docs/parameters.md')
 _MARKED = re.compile(r'(<!-- parameters of ([a-z, ]+)[^>]*-->\n).*?(<!-- end of parameters -->)', re.DOTALL)
 _WHEN = {LIVE: 'live', CONFIGURE: 'on configure', START: 'read-only'}
 
@@ -41,8 +42,7 @@ def takes(parameter: Parameter) -> str:
 
 
 def markdown(nodes: list) -> str:
-    """A table of the parameters of some nodes, each parameter once; with the nodes it belongs to, if they are several.
-    """
+    """A table of the parameters of some nodes, each once; with the nodes it belongs to, if they are several."""
     found = []
     for parameter in (each for node in nodes for each in table_of(node)):
         if parameter not in found:
@@ -78,8 +78,8 @@ def parameter_file(node: str) -> str:
 
 def main() -> None:
     """Write them into the source tree."""
-    readme = ROOT / 'README.md'
-    readme.write_text(with_tables(readme.read_text(encoding='utf-8')), encoding='utf-8')
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text(encoding='utf-8')), encoding='utf-8')
     for node in FILES:
         (ROOT / 'config' / f'{node}.yaml').write_text(parameter_file(node), encoding='utf-8')
 

@@ -114,7 +114,8 @@ OFFBOARD = _MODEL + _JUDGING + (
 )
 
 CAMERA = (
-    Parameter('source', 'str', 'scenes', 'scenes (procedural street scenes), a folder of images, or a video file.',
+    Parameter('source', 'str', 'scenes', 'scenes (procedural street scenes), a folder of images, a video file, or '
+              'a rosbag2 (BAG, or BAG:/topic).',
               when=START),
     Parameter('rate', 'float', 10.0, 'Images per second.', 0.01, 1000.0, when=START),
     Parameter('frames', 'int', 0, 'Images to publish before it exits; 0: the whole source, or endless.', 0, 2 ** 31 - 1,

@@ -58,7 +58,7 @@ def built_messages(pytestconfig, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def need(built_messages):
-    """Skip the test if a package cannot be had: need(package). Those that can are found, by the nodes as well."""
+    """Skip the test if the package that it asks for cannot be had; those that can are found, by the nodes as well."""
     def need_one(package):
         if built_messages[package][1]:
             pytest.skip(built_messages[package][1])
@@ -77,7 +77,7 @@ def namespace(request):
 
 @pytest.fixture(scope='module')
 def start(namespace, tmp_path_factory):
-    """Start a node of ours: start(node, **parameters); all are gone at the end of the module."""
+    """Start a node of ours by its name, with these parameters; all are gone at the end of the module."""
     folder, processes = tmp_path_factory.mktemp('logs'), []
 
     def start_one(node, /, **parameters):

@@ -207,8 +207,10 @@ class Peer:
         return [self.trace(stamp) for stamp in stamps]
 
     def call(self, type_, service: str, request, again: bool = False):
-        """Call a service; its response. again: ask again if none comes, as where a new node has taken the name of
-        another: the first answer may get lost. For requests that change nothing.
+        """Call a service; its response.
+
+        again: ask again if none comes, as where a new node has taken the name of another: the first answer may get
+        lost. For requests that change nothing.
         """
         if service not in self.clients:
             self.clients[service] = self.node.create_client(type_, service)

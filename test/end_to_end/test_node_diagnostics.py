@@ -29,7 +29,7 @@ def onboard(start, peer):
 
 @pytest.fixture
 def stream(onboard, peer):
-    """stream(rate, send): call `send` so many times a second while this test waits, in place of what it did before."""
+    """Call a function, `send`, so many times a second while this test waits, in place of what it did before."""
     timers = []
 
     def change(rate, send=lambda: peer.show(PICTURE)):
@@ -56,7 +56,7 @@ def test_a_camera_that_dies(stream, peer):
     stream(10)
     wait_for(peer, 'ee_seg: camera', OK, 'images come')
     stream(0)
-    wait_for(peer, 'ee_seg: camera', WARN, 'no images on /test_diagnostics/image for more than 1.5 s')
+    wait_for(peer, 'ee_seg: camera', WARN, 'no images on /test_node_diagnostics/image for more than 1.5 s')
     assert peer.set(camera_timeout_ms=100.0) == [(True, '')]
     wait_for(peer, 'ee_seg: camera', ERROR, 'for more than 0.1 s')
     peer.set(camera_timeout_ms=1500.0)

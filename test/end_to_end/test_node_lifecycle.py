@@ -1,7 +1,8 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The life of the nodes: every transition, also those that fail, under load and in the middle of a frame; Ctrl-C at any
-moment. Nothing is left behind, no frame is without its final mask, and no process stays or dies with a traceback.
+"""The life of the nodes: every transition, also those that fail, under load and in the middle of a frame; Ctrl-C.
+
+Nothing is left behind, no frame is without its final mask, and no process stays or dies with a traceback.
 """
 import os
 import signal
@@ -21,6 +22,7 @@ CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACT
 DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
 UNCONFIGURED, INACTIVE, ACTIVE = (State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_INACTIVE,
                                   State.PRIMARY_STATE_ACTIVE)
+PICTURES = [scene(index) for index in range(3)]    # drawing takes long
 NAMES = {'onboard': 'ee_seg', 'offboard': 'ee_seg_offboard'}
 
 
@@ -59,7 +61,7 @@ def load(peer):
         while timers:
             peer.node.destroy_timer(timers.pop())
         if rate:
-            timers.append(peer.node.create_timer(1 / rate, lambda: peer.show(scene(1))))
+            timers.append(peer.node.create_timer(1 / rate, lambda: peer.show(PICTURES[1])))
     yield change_rate
     change_rate(0)
 
@@ -117,8 +119,8 @@ def test_cleaned_up_and_configured_with_another_bundle(managed, load, peer):
         assert change(peer, 'ee_seg', CONFIGURE, ACTIVATE) == [True, True]
         peer.wait_for_onboard()
         peer.wait_for_diagnosis('ee_seg', 'fingerprint', bundle.fingerprint)
-        peer.send_until_heard(lambda: peer.show(scene(2)), 'ee_seg/mask')
-        expected = Engine(bundle, threads=1).segment(scene(2), 'always').output.mask(240, 180)
+        peer.send_until_heard(lambda: peer.show(PICTURES[2]), 'ee_seg/mask')
+        expected = Engine(bundle, threads=1).segment(PICTURES[2], 'always').output.mask(240, 180)
         assert (pixels(peer.received['ee_seg/mask'][-1]) == expected).mean() > 0.999, name
         assert change(peer, 'ee_seg', DEACTIVATE, CLEANUP) == [True, True]
 
@@ -144,11 +146,11 @@ def test_nothing_is_left_behind(managed, load, peer, monkeypatch):
         assert change(peer, 'ee_seg', CONFIGURE, ACTIVATE) == [True, True]
         peer.wait(lambda: len(peer.received['ee_seg/final_mask']) > before, 'a final mask')
         assert change(peer, 'ee_seg', DEACTIVATE, CLEANUP) == [True, True]
-    for _ in range(3):    # Fast DDS and onnxruntime keep some of what they had for the next time
+    for _ in range(2):    # Fast DDS and onnxruntime keep some of what they had for the next time
         live()
     peer.wait(lambda: peer.images.get_subscription_count() == 0, 'the end of the subscription')
     *held, before = holdings(process, peer)
-    for _ in range(4):
+    for _ in range(3):
         live()
     peer.wait(lambda: peer.images.get_subscription_count() == 0, 'the end of the subscription')
     # Fewer are fine: Fast DDS has some for other participants, which come and go.
@@ -180,8 +182,8 @@ def test_told_to_end_while_frames_wait_for_their_refinement(start, peer, bundle,
     info = announce(peer.node, 'offboard_info', {'id': 'test', 'bundle': 'street', 'fingerprint': bundle.fingerprint})
     peer.diagnostics.clear()
     peer.wait_for_diagnosis('ee_seg', 'offboard_present', 'true')    # but it never answers
-    peer.send_until_heard(lambda: peer.show(scene(1)), 'ee_seg/mask')
-    peer.segment(scene(2))
+    peer.send_until_heard(lambda: peer.show(PICTURES[1]), 'ee_seg/mask')
+    peer.segment(PICTURES[2])
     assert not peer.received['ee_seg/final_mask']
     assert process.end(number) == 0
     every_mask_has_its_final_mask(peer)

@@ -19,12 +19,12 @@ NODES = {name.lower() for name, value in vars(parameters).items()
 
 
 def readme():
-    return (ROOT / 'README.md').read_text(encoding='utf-8')
+    return '\n'.join(page.read_text(encoding='utf-8') for page in parameter_files.PAGES)
 
 
-def test_the_readme_has_the_parameters_of_every_node():
+def test_the_pages_have_the_parameters_of_every_node():
     marks = re.findall('<!-- parameters of ([a-z, ]+)', readme())
-    assert {'onboard', 'offboard', 'camera', 'recorder'} <= NODES
+    assert {'onboard', 'offboard', 'ground', 'camera', 'recorder'} <= NODES
     assert {name for mark in marks for name in re.split(', *', mark.strip())} == NODES
     assert parameter_files.with_tables(readme()) == readme(), AGAIN
 
@@ -40,7 +40,7 @@ def test_parameter_files_are_as_declared(node):
         assert f'{each.name}: ' in text and max(map(len, text.splitlines())) <= 120
 
 
-def test_a_changed_declaration_changes_the_readme(monkeypatch):
+def test_a_changed_declaration_changes_the_pages(monkeypatch):
     """So that the test above can fail."""
     for number, change in enumerate(({'default': 5}, {'low': 0}, {'when': 'start'}, {'description': 'Other.'})):
         with monkeypatch.context() as changed:

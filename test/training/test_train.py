@@ -346,7 +346,7 @@ def test_a_split_candidate_learns_what_the_final_exit_expects(first_stage, root,
     recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='heads', splits=SPLITS))
     torch.manual_seed(0)
     net = add_splits(load_network(first_stage), SPLITS)
-    module = Heads(net, recipe, None, {name: 0.5 for name in net.exit_names})
+    module = Heads(net, recipe, None, dict.fromkeys(net.exit_names, 0.5))
     images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     labels = torch.randint(0, 11, (2, 64, 96), dtype=torch.uint8)
     found = {}
