@@ -8,7 +8,7 @@ from typing import Callable, Optional, Sequence
 import numpy as np
 from onnxruntime import OrtValue
 
-from ee_seg_ros.inference.bundle import Bundle, BundleError
+from ee_seg_ros.inference.bundle import Bundle, BundleError, Exit
 from ee_seg_ros.inference.criteria import CRITERIA, confident_pixels
 from ee_seg_ros.inference.frame import Placement, preprocess
 from ee_seg_ros.inference.graphs import CPU, Graphs
@@ -67,6 +67,19 @@ class Result:
     def exit_name(self) -> str:
         """Name of that exit."""
         return self.output.exit.name
+
+
+def together(exit_: Exit, logits: np.ndarray, outputs: Sequence[ExitOutput]) -> np.ndarray:
+    """Logits float32 (C, h, w) of an expert's exit: the mean over its heads so far, the new one and those of `outputs`.
+
+    On distorted images deeper features of a backbone that has not learned them say little more than earlier ones, but
+    their heads err in other places. The exits' own heads answer alone.
+    """
+    earlier = [output for output in outputs if output.exit.expert == exit_.expert] if exit_.expert else []
+    if not earlier:
+        return logits
+    return (resized(earlier[-1].logits, *logits.shape[1:]) * np.float32(len(earlier)) + logits) / np.float32(
+        len(earlier) + 1)
 
 
 class Engine:
@@ -151,6 +164,7 @@ class Engine:
         else:
             logits = resized(previous, *self.bundle.tensors[exit_.logits]['shape'][2:])
             self.bundle.tiling.scatter(result.tiles.pop(exit_.logits), result.active, logits)
+        logits = together(exit_, logits, result.outputs)
         if previous is not None:
             logits = keep_stopped(previous, logits, result.stopped)
         result.outputs.append(ExitOutput(self.bundle, exit_, logits, result.placement, result.stopped))
