@@ -130,8 +130,8 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
                                                      'frames only, and forwards them whole.'),
            experts: Path = typer.Option(None, help='Take the expert heads of this network: weights.pt of a training of '
                                                    'stage `experts` on the same onboard part, or a bundle. Default: '
-                                                   'those that the weights have. With --thresholds-of a bundle that has '
-                                                   'none, --split says on what to measure them.'),
+                                                   'those that the weights have. With --thresholds-of a bundle without '
+                                                   'any, --split says on what to measure them.'),
            detector: Path = typer.Option(None, help='Folder of a trained detector of distortions (stage `detector`), '
                                                     'to go into the bundle, or a bundle that has one.'),
            int8: Path = typer.Option(None, help='Also write the bundle in int8 into this folder, its ranges from 32 '

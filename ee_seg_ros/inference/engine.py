@@ -225,9 +225,9 @@ class Engine:
                 break
         result.inference_ms += (time.perf_counter() - began) * 1e3
 
-    def _place(self, image):
+    def _place(self, image, expert):
         began = time.perf_counter()
-        tensor, placement = preprocess(image, self.bundle)
+        tensor, placement = preprocess(image, self.bundle, expert)
         return Result(placement, tensors={'image': OrtValue.ortvalue_from_numpy(tensor)},
                       preprocess_ms=(time.perf_counter() - began) * 1e3)
 
@@ -240,7 +240,7 @@ class Engine:
         pixels; None: the bundle's. expert: whose heads stand in for the exits' own (one of `Bundle.experts`); '': none.
         All experts' graphs are loaded: each frame may name another.
         """
-        result = self._place(image)
+        result = self._place(image, expert)
         self._run_side(self._onboard_stages, result, criterion, thresholds, limits, expert)
         return result
 
@@ -315,7 +315,7 @@ class Engine:
         that there is not.
         """
         *path, _ = self.bundle.path_to(exit_name)
-        result = self._place(image)
+        result = self._place(image, expert)
         began = time.perf_counter()
         for graph in path:
             self._run(graph, result)

@@ -4,6 +4,7 @@
 import json
 from types import SimpleNamespace
 
+import cv2
 import msgpack
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from ee_seg_ros.inference.detector import Detection
 from ee_seg_ros.inference.engine import Engine, together
 from ee_seg_ros.inference.experts import AUTO, OFF, ExpertChooser
 from ee_seg_ros.inference.features import FeatureError, pack, unpack
+from ee_seg_ros.inference.frame import preprocess, sharpened
 from ee_seg_ros.inference.pixels import OnboardMap
 
 EXPERTS = {'blur': ('exit1', 'exit2', 'final'), 'noise': ('exit2',)}
@@ -66,6 +68,30 @@ def test_the_heads_of_an_expert_answer_together_on_each_side(expert_engine, nois
     for place in (0, 2, 3, 4):    # the first ones of each side, and those that are no expert's
         np.testing.assert_array_equal(whole[place].logits, alone[place])
     np.testing.assert_allclose(whole[1].logits, (alone[0] + alone[1]) / 2, atol=1e-5)
+
+
+def test_images_of_an_expert_are_sharpened_where_it_says_so(folder, noise):
+    document = json.loads((folder / 'bundle.json').read_text())
+    document['experts']['blur']['sharpening'] = {'sigma': 2.0, 'amount': 1.5}
+    sharp = Bundle(folder, document)
+    assert sharp.sharpening('blur') == (2.0, 1.5) and sharp.sharpening('noise') is sharp.sharpening('') is None
+    engine = Engine(sharp, threads=1)
+    for expert, given in (('blur', sharpened(noise, 2.0, 1.5)), ('noise', noise), ('', noise)):
+        result = engine.segment(noise, 'never', expert=expert)    # whose memory the tensor is
+        np.testing.assert_array_equal(result.tensors['image'].numpy(), preprocess(given, sharp)[0])
+
+
+def test_sharpening_undoes_some_blur_and_smoothing_some_noise():
+    edge = np.zeros((20, 40, 3), np.uint8)
+    edge[:, 20:] = 200
+    blurred = cv2.GaussianBlur(edge, (0, 0), 2)
+
+    def distance(image, other):
+        return np.abs(image.astype(float) - other).mean()
+    assert distance(sharpened(blurred, 2.0, 1.0), edge) < 0.8 * distance(blurred, edge)
+    noisy = (100 + np.random.default_rng(0).normal(0, 20, (40, 40, 3))).astype(np.uint8)
+    assert sharpened(noisy, 1.0, -0.6).std() < 0.7 * noisy.std()
+    assert (sharpened(edge, 2.0, 4.0).max(), sharpened(edge, 2.0, 4.0).min()) == (255, 0)    # clipped
 
 
 def test_the_mean_is_over_all_heads_of_the_expert_so_far():
