@@ -71,7 +71,7 @@ help:
 	@echo 'make demo       run the pair of nodes on drawn street scenes; results in $(DEMO_OUT)'
 	@echo 'make test       run the tests'
 	@echo 'make train-env  install torch, for training and for the tests that need it'
-	@echo 'make lint       check the style, with ruff if there is one'
+	@echo 'make lint       check the style with ruff, the types with mypy'
 	@echo 'make clean      remove all that make, pip and colcon made here'
 	@echo 'Variables: PYTHON=python3.12 DEMO_ARGS="--frames 50" DEMO_OUT=DIR PYTEST_ARGS="-k engine"'
 
@@ -83,11 +83,12 @@ test: $(venv)/.test
 
 train-env: $(venv)/.train
 
-lint:
-	@if ruff --version >/dev/null 2>&1; then ruff check .; else echo 'ee_seg_ros: no ruff here (pip install ruff)'; fi
+lint: $(venv)/.lint
+	@$(python) -m ruff check .
+	@$(python) -m mypy
 
 clean:
-	rm -rf .venv .venv-* build install log dist *.egg-info .pytest_cache .ruff_cache '$(DEMO_OUT)'
+	rm -rf .venv .venv-* build install log dist *.egg-info .pytest_cache .ruff_cache .mypy_cache '$(DEMO_OUT)'
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(venv)/.demo: $(requirements)
@@ -95,6 +96,9 @@ $(venv)/.demo: $(requirements)
 
 $(venv)/.test: $(requirements)
 	$(call install,$(test_extras),$(packages))
+
+$(venv)/.lint: $(requirements)
+	$(call install,$(test_extras)$(comma)lint,$(packages))
 
 $(venv)/.train: $(requirements)
 	$(call install,$(test_extras)$(comma)train,$(packages) $(TORCH))

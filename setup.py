@@ -24,12 +24,17 @@ EXTRAS = {
         'ros-sensor-msgs>=5.3,<6',
         'ros-std-msgs>=5.3,<6',
         'ros-geometry-msgs>=5.3,<6',
+        'ros-nav-msgs>=5.3,<6',
         'ros-diagnostic-msgs>=5.3,<6',
         'ros-lifecycle-msgs>=2.0,<3',
     ],
-    # The command line with its tables, plots and contact sheet.
-    'demo': ['matplotlib', 'pillow', 'rich', 'typer'],
-    'test': ARRAYS + ['cv-bridge', 'pytest>=7'],
+    # The command line with its tables, plots, pictures and bags.
+    'demo': ['matplotlib', 'pillow', 'rich', 'rosbags>=0.10', 'typer'],
+    # catkin-pkg: for rosidl's generators, which make the messages that pip lacks (test/interfaces).
+    'test': ARRAYS + ['catkin-pkg', 'cv-bridge', 'pytest>=7'],
+    # `make lint`: one tool for what ament's linters of Python check, and one for types.
+    # And what the tests try the installation with, as it is done on a robot.
+    'lint': ['colcon-common-extensions', 'mypy>=1.11,<3', 'ruff>=0.12,<1', 'types-PyYAML'],
     'train': ['lightning>=2.6', 'onnx', 'safetensors', 'torch', 'torchmetrics', 'torchvision'],
 }
 
@@ -70,10 +75,11 @@ setup(
     zip_safe=False,
     entry_points={
         'console_scripts': [
-            'onboard = ee_seg_ros.nodes.onboard:main',
-            'offboard = ee_seg_ros.nodes.offboard:main',
-            'camera = ee_seg_ros.nodes.camera:main',
-            'recorder = ee_seg_ros.nodes.recorder:main',
+            'onboard = ee_seg_ros.nodes.__main__:onboard',
+            'offboard = ee_seg_ros.nodes.__main__:offboard',
+            'ground = ee_seg_ros.nodes.__main__:ground',
+            'camera = ee_seg_ros.nodes.__main__:camera',
+            'recorder = ee_seg_ros.nodes.__main__:recorder',
             'ee_seg = ee_seg_ros.cli:main',
         ],
     },

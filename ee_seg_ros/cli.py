@@ -13,8 +13,8 @@ app = typer.Typer(name='ee_seg', no_args_is_help=True, add_completion=False, pre
 benches = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help='Measure, and write NAME.json into --out.')
 for command in (run.demo, make.train, make.search, make.export, run.evaluate, run.info):
     app.command()(command)
-for command in (bench.exits, bench.criteria, bench.distortions, bench.runtime):
-    benches.command()(command)
+for measure in (bench.exits, bench.criteria, bench.distortions, bench.runtime):
+    benches.command()(measure)
 app.add_typer(benches, name='bench')
 
 

@@ -51,7 +51,7 @@ def clear(out: Path) -> tuple:
     """(recording, logs): the folders of a run in `out`, without what an earlier run left there."""
     recording, logs = out / 'recording', out / 'logs'
     for folder, patterns in ((recording, ('*.jsonl', '*_[0-9]*.png')), (logs, ('*.log', '*.yaml')),
-                             (out, ('summary.json', 'contact_sheet.png'))):
+                             (out, ('summary.json', 'contact_sheet.png', 'drive.gif'))):
         folder.mkdir(parents=True, exist_ok=True)
         for pattern in patterns:
             for path in folder.glob(pattern):
@@ -110,12 +110,12 @@ def _listen(children, recorder, seconds, report):
 
 
 def run(options: DemoOptions, say: Callable[[str], None], progress: Callable) -> tuple:
-    """Run the demo; writes summary.json and contact_sheet.png. Returns (summary, list of failures).
+    """Run the demo; writes summary.json, contact_sheet.png and drive.gif. Returns (summary, list of failures).
 
     say: called with a line for people. progress: `report.progress`, or a context manager like it.
     Raises ValueError or FileNotFoundError for wrong options, ChildError where a node fails.
     """
-    from ee_seg_ros.evaluation import contact_sheet, recording
+    from ee_seg_ros.evaluation import contact_sheet, drive, recording
     from ee_seg_ros.evaluation.report import write_json
     bundle, source, count = check(options)
     with progress('final masks') as report:
@@ -130,4 +130,5 @@ def run(options: DemoOptions, say: Callable[[str], None], progress: Callable) ->
     write_json(options.out / 'summary.json', summary)
     if any(frame.received('mask') for frame in frames):
         contact_sheet.write(options.out / 'contact_sheet.png', frames, source, bundle, summary)
+        drive.write(options.out / 'drive.gif', frames, source, bundle, options.rate)
     return summary, recording.failures(frames)

@@ -64,8 +64,10 @@ class Child:
 
 
 class Children:
-    """Nodes started together; leaving the `with` block ends all that still run: SIGINT, and SIGKILL if that is not
-    enough. Their standard error goes to `logs`/NAME.log, their parameters to `logs`/NAME.yaml.
+    """Nodes started together; leaving the `with` block ends all that still run.
+
+    SIGINT, and SIGKILL if that is not enough. Their standard error goes to `logs`/NAME.log, their parameters to
+    `logs`/NAME.yaml.
     """
 
     def __init__(self, logs: Path, domain: int):
@@ -84,7 +86,7 @@ class Children:
         # A file rather than arguments: ROS would read a folder named 2024 as a number.
         file = self.logs / f'{name}.yaml'
         file.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}, allow_unicode=True))
-        command = [sys.executable, '-m', f'ee_seg_ros.nodes.{name}', '--ros-args', '--params-file', str(file)]
+        command = [sys.executable, '-m', 'ee_seg_ros.nodes', name, '--ros-args', '--params-file', str(file)]
         with (self.logs / f'{name}.log').open('w') as log:
             process = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stderr=log,
                                        stdout=subprocess.PIPE if listen else log, text=True, **APART)

@@ -45,7 +45,7 @@ def test_help_lists_the_commands(capsys):
 
 # What is wrong, and what the one line about it must say.
 WRONG = [
-    (['demo', '--source', 'nowhere'], "no source 'nowhere': give scenes, a folder of images, or a video file"),
+    (['demo', '--source', 'nowhere'], "no source 'nowhere': give scenes, a folder of images, a video file, or"),
     (['demo', '--bundle', 'nowhere'], "no bundle 'nowhere': it is neither a folder nor a shipped bundle"),
     (['demo', '--criterion', 'luck'], "no criterion 'luck': choose one of"),
     (['demo', '--operating-point', 'warp'], "no operating point 'warp': choose one of fast, balanced, accurate"),
@@ -108,7 +108,7 @@ def test_info_as_json_and_as_tables(capsys):
     assert document['bytes'] == sum(document['files'].values()) > 1e6
     assert run('info', 'street') == 0
     shown = capsys.readouterr().out
-    for text in (bundle.fingerprint, 'Bicyclist', 'entropy', 'accurate', 'bundle.json'):
+    for text in (bundle.fingerprint, 'Bicyclist', 'entropy', 'accurate', 'bundle.json', 'detector of'):
         assert text in shown
 
 

@@ -43,7 +43,7 @@ def nodes_of(parent):
     for pid in (int(path.name) for path in Path('/proc').glob('[0-9]*')):
         if alive(pid) and state_of(pid)[1] == str(parent):
             command = Path(f'/proc/{pid}/cmdline').read_text().split('\0')
-            found.update({part.rpartition('.')[2]: pid for part in command if part.startswith('ee_seg_ros.nodes.')})
+            found.update({name: pid for module, name in zip(command, command[1:]) if module == 'ee_seg_ros.nodes'})
     return found
 
 
@@ -69,16 +69,30 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def done(images, tmp_path_factory):
-    """A demo of a folder of images in which no frame settles: (completed process, folder).
+def bag(images, tmp_path_factory):
+    """The same images and labels as a bag."""
+    bagging = pytest.importorskip('bagging')
+    topics = {'/camera/image': [], '/camera/labels': []}
+    for index in range(6):
+        image = cv2.imread(str(images / f'{index}.png'))
+        labels = cv2.imread(str(images.parents[1] / 'labels/val' / f'{index}.png'), cv2.IMREAD_UNCHANGED)
+        topics['/camera/image'].append(bagging.raw(index, image, 'bgr8'))
+        topics['/camera/labels'].append(bagging.raw(index, labels[..., None], 'mono8'))
+    return bagging.write(tmp_path_factory.mktemp('bags') / 'drive', topics)
+
+
+@pytest.fixture(scope='module')
+def done(bag, tmp_path_factory):
+    """A demo of a bag in which no frame settles: (completed process, folder).
 
     The rate is one that a busy machine keeps up with, too.
     """
     out = tmp_path_factory.mktemp('demo') / 'out'
     (out / 'recording').mkdir(parents=True)
     (out / 'recording/mask_1.png').write_text('of an earlier run')
+    (out / 'drive.gif').write_text('of an earlier run')
     (out / 'recording/mine.txt').write_text('not ours')
-    command = [sys.executable, '-m', 'ee_seg_ros.cli', 'demo', '--source', str(images), '--frames', '50',
+    command = [sys.executable, '-m', 'ee_seg_ros.cli', 'demo', '--source', f'{bag}:/camera/image', '--frames', '50',
                '--rate', '1.5', '--criterion', 'never', '--out', str(out)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE), out
 
@@ -87,7 +101,7 @@ def test_the_demo_succeeds_and_says_what_it_measured(done):
     process, out = done
     assert process.returncode == 0, process.stderr + process.stdout
     summary = json.loads((out / 'summary.json').read_text())
-    assert summary['frames'] == 6 and summary['dropped'] == 0    # the folder is shorter than --frames
+    assert summary['frames'] == 6 and summary['dropped'] == 0    # the bag is shorter than --frames
     assert summary['masks'] == summary['final_masks'] == 6
     assert 1 <= summary['refined_masks'] <= 6    # on a busy machine some come too late to be recorded
     assert summary['exit_shares'] == [0] * len(Bundle.load('street').onboard_exits) + [1]
@@ -104,6 +118,9 @@ def test_the_demo_succeeds_and_says_what_it_measured(done):
 def test_the_sheet_and_the_recording_are_there(done):
     _, out = done
     assert cv2.imread(str(out / 'contact_sheet.png')).shape[1] > 1000
+    from PIL import Image
+    with Image.open(out / 'drive.gif') as drive:
+        assert drive.n_frames == 6 and drive.info['duration'] == pytest.approx(1000 / 1.5, abs=10)
     assert len((out / 'recording/frames.jsonl').read_text().splitlines()) == 6
     assert not (out / 'recording/mask_1.png').exists() and (out / 'recording/mine.txt').exists()
     assert {path.stem for path in (out / 'logs').glob('*.log')} == NODES

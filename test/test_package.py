@@ -12,13 +12,15 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.nodes import parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'ee_seg_ros'
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 # Import name -> rosdep key where they differ. None: rosdep has no key, package.xml says so in a comment.
-ROSDEP = {'cv2': 'python3-opencv', 'PIL': 'python3-pil', 'onnxruntime': 'python3-onnxruntime-pip', 'zstandard': None}
+ROSDEP = {'cv2': 'python3-opencv', 'PIL': 'python3-pil', 'onnxruntime': 'python3-onnxruntime-pip', 'zstandard': None,
+          'rosbags': None}
 ROSDEP.update({name: f'python3-{name}' for name in
                ('numpy', 'yaml', 'jsonschema', 'msgpack', 'typer', 'rich', 'matplotlib')})
 PIP = {'cv2': 'opencv-python-headless', 'PIL': 'pillow', 'yaml': 'pyyaml'}
@@ -119,7 +121,7 @@ def test_all_that_is_imported_is_named_for_pip(setup_arguments):
              for requirement in extras[extra]}
     used = {name.partition('.')[0] for module in modules('', 'nodes', 'inference', 'data', 'evaluation')
             for name in imports(MODULES[module])} - set(sys.stdlib_module_names) - {'ee_seg_ros', 'torch'}
-    without_wheel = {'vision_msgs', 'cv_bridge'}
+    without_wheel = {'vision_msgs', 'tf2_msgs', 'cv_bridge', 'diagnostic_updater'}
     by_others = {'rcl_interfaces'}  # comes with rclpy
     missing = {name for name in used - without_wheel - by_others
                if not {PIP.get(name, name), f"ros-{name.replace('_', '-')}"} & named}
@@ -166,7 +168,7 @@ def executables(arguments):
 
 def test_every_executable_exists(setup_arguments):
     scripts = executables(setup_arguments)
-    assert set(scripts) >= {'onboard', 'offboard', 'camera', 'recorder', 'ee_seg'}
+    assert set(scripts) >= {'onboard', 'offboard', 'ground', 'camera', 'recorder', 'ee_seg'}
     for target in scripts.values():
         module, function = target.split(':')
         assert function in {node.name for node in MODULES[module].body if isinstance(node, ast.FunctionDef)}, target
@@ -195,13 +197,16 @@ class TestLaunchFile:
         tree = parse(path)
         nodes = calls(tree, 'Node')
         assert nodes
+        assigned = [node.slice.value for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
         for _, keywords in nodes:
+            if keywords['package'].value == 'rviz2':
+                continue
             assert keywords['package'].value == 'ee_seg_ros'
             assert keywords['executable'].value in executables(setup_arguments)
             table = getattr(parameters, keywords['executable'].value.upper())
             given = [key.value for dictionary in ast.walk(keywords['parameters']) if isinstance(dictionary, ast.Dict)
                      for key in dictionary.keys]
-            assert set(given) <= {parameter.name for parameter in table}
+            assert {*given, *assigned} <= {parameter.name for parameter in table}
         for positional, _ in calls(tree, 'FindPackageShare'):
             assert positional[0].value == 'ee_seg_ros'
 
@@ -215,14 +220,27 @@ class TestLaunchFile:
             included = next(node.value for node in ast.walk(positional[0]) if isinstance(node, ast.Constant)
                             and str(node.value).endswith('.launch.py'))
             given = {key.value for key in keywords['launch_arguments'].func.value.keys}
-            assert given == declared_arguments(ROOT / 'launch' / included)
+            assert given <= declared_arguments(ROOT / 'launch' / included)
 
 
 def test_there_are_launch_files():
-    assert {path.name for path in LAUNCH_FILES} >= {'onboard.launch.py', 'offboard.launch.py', 'pair.launch.py'}
+    assert {path.name for path in LAUNCH_FILES} >= {
+        'onboard.launch.py', 'offboard.launch.py', 'pair.launch.py', 'demo.launch.py', 'ground.launch.py'}
 
 
-@pytest.mark.parametrize('name', ['onboard', 'offboard'])
+def test_rviz_shows_topics_that_the_nodes_have():
+    document = yaml.safe_load((ROOT / 'config/ee_seg.rviz').read_text(encoding='utf-8'))
+    displays = document['Visualization Manager']['Displays']
+    shown = {display['Topic']['Value'] for display in displays if 'Topic' in display}
+    texts = {node.value for module in modules('nodes') for node in ast.walk(MODULES[module])
+             if isinstance(node, ast.Constant)}
+    assert shown == {'/image', '/ee_seg/overlay', '/ee_seg/color', '/ee_seg/final_color', '/ground/grid'}
+    for topic in shown - {'/image'}:
+        _, node, name = topic.split('/')
+        assert node in texts and f'~/{name}' in texts, topic
+
+
+@pytest.mark.parametrize('name', ['onboard', 'offboard', 'ground'])
 def test_parameter_files_give_the_defaults_of_known_parameters(name):
     document = yaml.safe_load((ROOT / 'config' / f'{name}.yaml').read_text(encoding='utf-8'))
     assert list(document) == ['/**'] and list(document['/**']) == ['ros__parameters']
@@ -231,6 +249,22 @@ def test_parameter_files_give_the_defaults_of_known_parameters(name):
         assert key in table, key
         assert (value, type(value)) == (table[key].default, type(table[key].default)), key
         table[key].check(value)
+
+
+def test_the_nav2_example_has_topics_and_classes_that_exist():
+    document = yaml.safe_load((ROOT / 'config' / 'nav2_semantic_costmap.yaml').read_text(encoding='utf-8'))
+    costmap = document['local_costmap']['local_costmap']['ros__parameters']
+    assert set(costmap['plugins']) <= set(costmap)
+    layer = costmap['semantic_layer']
+    classes = sorted(info.name for info in Bundle.load('street').classes)
+    assert layer['observation_sources'].split() == ['onboard', 'final']
+    for source, mask, confidence in (('onboard', 'mask', 'confidence'), ('final', 'final_mask', 'final_confidence')):
+        given = layer[source]
+        assert (given['segmentation_topic'], given['confidence_topic'], given['labels_topic']) == (
+            f'/ee_seg/{mask}', f'/ee_seg/{confidence}', '/ee_seg/label_info')
+        # A class in no list is an error of the layer's, one in two lists would have the costs of either.
+        assert sorted(name for kind in given['class_types'] for name in given[kind]['classes']) == classes
+        assert all(0 <= given[kind][cost] <= 254 for kind in given['class_types'] for cost in ('base_cost', 'max_cost'))
 
 
 def test_continuous_integration_can_start():

@@ -100,7 +100,7 @@ def search(weights: Path = typer.Argument(help='weights.pt of a training of cand
         raise shared.missing(error, shared.TORCH) from None
     given = {'macs': most_macs and most_macs * 1e9, 'ms': most_ms, 'bytes': most_bytes}
     limits = {key: value for key, value in given.items() if value is not None}
-    options = {'criteria': tuple(criteria.split(','))} if criteria else {}
+    options: dict = {'criteria': tuple(criteria.split(','))} if criteria else {}
     if split_units:
         if not split_units.replace(',', '').isdigit():
             raise ValueError(f'--split-units {split_units!r}: expected numbers of units, for example 8,13')
@@ -130,8 +130,8 @@ def export(weights: Path = typer.Argument(help='weights.pt of a training.'),
                                                      'frames only, and forwards them whole.'),
            experts: Path = typer.Option(None, help='Take the expert heads of this network: weights.pt of a training of '
                                                    'stage `experts` on the same onboard part, or a bundle. Default: '
-                                                   'those that the weights have. With --thresholds-of a bundle without '
-                                                   'any, --split says on what to measure them.'),
+                                                   'those that the weights have. With --thresholds-of a bundle with '
+                                                   'none, --split says on what to measure them.'),
            detector: Path = typer.Option(None, help='Folder of a trained detector of distortions (stage `detector`), '
                                                     'to go into the bundle, or a bundle that has one.'),
            int8: Path = typer.Option(None, help='Also write the bundle in int8 into this folder, its ranges from 32 '

@@ -9,7 +9,8 @@ import typer
 from ee_seg_ros.commands import shared
 
 
-def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, or a video file.'),
+def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, a video file, or a rosbag2 (BAG, or '
+                                                   'BAG:/topic where it has several topics of images).'),
          frames: int = typer.Option(120, help='Frames to publish; at most what the source has.'),
          rate: float = typer.Option(10.0, help='Frames per second.'),
          bundle: str = shared.BUNDLE,
@@ -18,7 +19,8 @@ def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, 
                                                               'wrote the bundle.'),
          distort: str = typer.Option('', help='Distort the images: NAME:LEVEL, such as noise:20, blur:3, motion:15, '
                                               'dark:4, fog:40 or rain:25.'),
-         out: Path = typer.Option('demo_out', help='Folder for summary.json, contact_sheet.png and the recording.')):
+         out: Path = typer.Option('demo_out', help='Folder for summary.json, contact_sheet.png, drive.gif and the '
+                                                   'recording.')):
     """Run camera, onboard, offboard and recorder on this machine; show what they did."""
     from ee_seg_ros import demo as job
     from ee_seg_ros.evaluation import report
@@ -33,15 +35,18 @@ def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, 
     shared.leave_in_order()
     summary, failures = job.run(options, lambda line: print(line, flush=True), report.progress)
     report.console.print(report.demo_table(summary))
-    print(f'summary.json, contact_sheet.png, recording/ and logs/ are in {out}')
+    print(f'summary.json, contact_sheet.png, drive.gif, recording/ and logs/ are in {out}')
     for failure in failures:
         print(f'ee_seg demo: {failure}', file=sys.stderr)
     raise typer.Exit(1 if failures else 0)
 
 
 def evaluate(bundle: str = typer.Argument(help='Name of a shipped bundle, or path of a bundle folder.'),
-             dataset: str = shared.DATASET, root: str = shared.ROOT,
-             split: str = typer.Option('val', help=f'{shared.SPLIT_HELP}; for scenes the seed of a drive.'),
+             dataset: str = typer.Option('camvid', help=f'{shared.DATASET.help[:-1]}; or bag: a rosbag2, whose '
+                                                        '--root is BAG or BAG:/topic.'),
+             root: str = shared.ROOT,
+             split: str = typer.Option('val', help=f'{shared.SPLIT_HELP}; for scenes the seed of a drive; for a bag '
+                                                   'nothing, or a stretch such as all[50:150].'),
              limit: int = shared.LIMIT, threads: int = shared.THREADS,
              out: Path = typer.Option(..., help='Folder for evaluation.json and evaluation.png.')):
     """Measure mIoU and cost of every exit, and of every criterion at its operating points."""

@@ -11,7 +11,7 @@ from ee_seg_ros.data import camvid
 from ee_seg_ros.data.ade20k import ADE20K
 from ee_seg_ros.data.camvid import CamVid
 from ee_seg_ros.data.cityscapes import Cityscapes
-from ee_seg_ros.data.labelled import Split
+from ee_seg_ros.data.labelled import LabelledImages, Split
 from ee_seg_ros.data.scenes import StreetDrive
 from ee_seg_ros.data.voc import VOC
 
@@ -55,7 +55,7 @@ class Scenes:
         return scene.image, scene.labels
 
 
-FOLDERS = {'camvid': CamVid, 'cityscapes': Cityscapes, 'ade20k': ADE20K, 'voc': VOC}
+FOLDERS: dict[str, type[LabelledImages]] = {'camvid': CamVid, 'cityscapes': Cityscapes, 'ade20k': ADE20K, 'voc': VOC}
 DATASETS = (*FOLDERS, 'scenes')
 
 
@@ -73,6 +73,26 @@ def open_dataset(name: str, root: str | None, split: str, length: int = 0):
     if root is None:
         raise ValueError(f'data set {name} needs --root: {FOLDERS[name].layout}')
     return FOLDERS[name](root, split)
+
+
+def bag_samples(root: str | None, split: str, limit: int = 0) -> tuple:
+    """(count, iterable of (image, labels or None), whether the bag has labels) of a bag.
+
+    root: BAG or BAG:/topic, see `bags.BagSource`. split: any name, then, if wanted, `[START:STOP]`. limit: as in
+    `samples_of`. Raises ValueError or FileNotFoundError.
+    """
+    from ee_seg_ros.data.bags import BagSource, find_bag
+    found = find_bag(root or '')
+    if not root or found is None:
+        raise FileNotFoundError(f'no bag {root or ""}: data set bag needs --root: the folder of a rosbag2, one of its '
+                                'files, or BAG:/topic')
+    source, chosen = BagSource(*found), Split.parse(split)
+    frames = range(source.count)[chosen.start:chosen.stop]
+    if not frames or limit < 0:
+        raise ValueError(f'split {split!r} with limit {limit} leaves none of the {source.count} images of {root}')
+    count = min(limit or len(frames), len(frames))
+    wanted = (source.frame(frames[index * len(frames) // count]) for index in range(count))
+    return count, ((frame.image, frame.labels) for frame in wanted), source.labelled
 
 
 def samples_of(dataset: str, root: str | None, split: str, limit: int = 0) -> tuple:

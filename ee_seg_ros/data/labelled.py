@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the readers of labelled data sets on disk share: choosing images, reading files, explaining what is wrong."""
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,10 +54,10 @@ class LabelledImages:
     split: see `Split`. Raises FileNotFoundError or ValueError that says what was expected and what is there.
     """
 
-    class_names = ()
-    class_colors = ()
+    class_names: Sequence[str] = ()
+    class_colors: Sequence = ()
     layout = ''         # what `root` is, for people
-    table = None        # from `id_table`: class ids by the values of the label files
+    table: np.ndarray = None    # from `id_table`: class ids by the values of the label files
 
     def __init__(self, root: str | Path, split: str):
         self.root = self._locate(Path(root))
@@ -70,6 +71,15 @@ class LabelledImages:
     def _locate(self, root):
         """The folder that holds the data set, for a reader that lets `root` be one above it."""
         return root
+
+    def _names(self) -> list:
+        raise NotImplementedError
+
+    def _image_path(self, name: str) -> Path:
+        raise NotImplementedError
+
+    def _labels_path(self, name: str) -> Path:
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.names)
@@ -133,8 +143,8 @@ def locate(root: Path, places: tuple, folders: tuple, layout: str) -> Path:
     for place in places:
         if all((root / place / folder).is_dir() for folder in folders):
             return root / place
-    there = sorted(path.name for path in root.iterdir()) if root.is_dir() else ['no such folder']
-    there = ', '.join(there[:8] + ['...'] * (len(there) > 8)) or 'nothing'
+    names = sorted(path.name for path in root.iterdir()) if root.is_dir() else ['no such folder']
+    there = ', '.join(names[:8] + ['...'] * (len(names) > 8)) or 'nothing'
     raise FileNotFoundError(f'the data set is not in {root} (there: {there}): expected {layout}')
 
 

@@ -55,7 +55,7 @@ class Camera:
         return self.x - self.bend(s)
 
     def pixel(self, x, y, s):
-        """The pixel (column, row), as floats, of one point."""
+        """The column and row, as floats, at which one point is seen."""
         scale = self.focal / max(s - self.s, NEAR)
         return float(self.centre + (x - self.x + self.bend(s)) * scale), self.horizon + (self.height - y) * scale
 
@@ -160,7 +160,7 @@ class Figure:
         return -reach < self.x < self.canvas.image.shape[1] + reach
 
     def pixel(self, x, y):
-        """The pixel (column, row), as floats, of a point in metres right of and above the foot."""
+        """The column and row, as floats, of a point in metres right of and above the foot."""
         return self.x + x * self.scale, self.y - y * self.scale
 
     def poly(self, points, cls, colour):

@@ -1,6 +1,6 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the camera's images come from: procedural street scenes, a folder of images, or a video file."""
+"""Where the camera's images come from: procedural street scenes, a folder of images, a video file, or a rosbag."""
 import json
 import os
 import re
@@ -26,6 +26,18 @@ class SourceFrame:
     name: str
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """A camera without distortion that looks straight ahead over flat ground.
+
+    focal: pixels. centre: (x, y) in pixels. height: metres above the ground.
+    """
+
+    focal: float
+    centre: tuple
+    height: float
+
+
 class SceneSource:
     """The procedural street of one seed: endless, every frame labelled. Frames may be asked for in any order."""
 
@@ -35,6 +47,12 @@ class SceneSource:
         self.name = 'scenes'
         self._seed = seed
         self._drive = StreetDrive(seed)
+
+    @property
+    def calibration(self) -> Calibration:
+        """The camera that the scenes are drawn with: its horizon, which stands for the pitch, is the centre's row."""
+        camera = self._drive.camera
+        return Calibration(float(camera.focal), (float(camera.centre), float(camera.horizon)), float(camera.height))
 
     def frame(self, index: int) -> SourceFrame:
         """Frame `index` (0 or more) of the drive, 480x360."""
@@ -140,11 +158,11 @@ class DistortedSource:
         return replace(frame, image=distort(frame.image, *self._distortion, seed=self._seed * 1_000_003 + index))
 
 
-Source = SceneSource | FolderSource | VideoSource | DistortedSource
+def open_source(spec: str, seed: int = 0, distortion: str = ''):
+    """The source that `spec` names: `scenes` (drawn from `seed`), a folder of images, a video file, or a bag.
 
-
-def open_source(spec: str, seed: int = 0, distortion: str = '') -> Source:
-    """The source that `spec` names: `scenes` (drawn from `seed`), a folder of images, or a video file.
+    A bag is a rosbag2, SQLite or MCAP, given as its folder or one of its files; with several topics of images, as
+    BAG:/topic.
 
     distortion: what to do to its images, as `distortions.parse_distortion` reads it (`noise:20`); '' or `clean`:
     nothing. A source has `name`, `count` (None: endless) and `frame(index)`. Raises FileNotFoundError or ValueError
@@ -160,6 +178,10 @@ def _open(spec, seed):
         if seed < 0:
             raise ValueError(f'seed {seed} of the scenes must not be negative')
         return SceneSource(seed)
+    from ee_seg_ros.data.bags import BagSource, find_bag
+    bag = find_bag(spec)
+    if bag is not None:
+        return BagSource(*bag)
     path = Path(spec).expanduser()
     if path.is_dir():
         return FolderSource(path)
@@ -167,7 +189,7 @@ def _open(spec, seed):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             raise ValueError(f'source {spec} is a single image: give the folder that it is in, a video, or scenes')
         return VideoSource(path)
-    raise FileNotFoundError(f'no source {spec!r}: give scenes, a folder of images, or a video file')
+    raise FileNotFoundError(f'no source {spec!r}: give scenes, a folder of images, a video file, or a rosbag2')
 
 
 def _images_of(folder):

@@ -52,8 +52,8 @@ class VOC(LabelledImages):
         try:
             from PIL import Image
         except ImportError as error:
-            raise ImportError(f"the labels of PASCAL VOC are palette images, which only Pillow reads ({error}): "
-                              "install it with `pip install pillow` or this package's extra `demo`") from error
+            raise ImportError(f'the labels of PASCAL VOC are palette images, which only Pillow reads ({error}): '
+                              'install it with `pip install pillow` or the extra `demo` of this package') from error
         try:
             with Image.open(path) as image:
                 mode, labels = image.mode, np.array(image)

@@ -78,10 +78,10 @@ def fitted_sweep(bundle: Bundle, criterion: str) -> Sweep | None:
     The first setting runs the final output on every frame. Returns a `Sweep` of R = 1, no resamples, whose only cost is
     macs; None where a bundle stores no such figures.
     """
-    fitted, points = bundle.document.get('calibration'), bundle.document['criteria'][criterion].get('cross_validated')
-    if not fitted or not points:
+    stored = bundle.document['criteria'][criterion].get('cross_validated')
+    if stored is None:
         return None
-    points = [{'miou': fitted['full_miou'], 'mean_macs': fitted['full_macs']}, *points]
+    points = [{'miou': stored['full_miou'], 'mean_macs': stored['full_macs']}, *stored['points']]
     mious, macs = (np.array([[point[key] for point in points]], np.float64) for key in ('miou', 'mean_macs'))
     return Sweep(tuple(points), mious, {'macs': macs})
 

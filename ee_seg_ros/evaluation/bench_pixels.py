@@ -62,8 +62,8 @@ def outcomes(engine: Engine, samples: Iterable, report: Callable[[], None] = lam
                 first = frame.outputs[0].stopped
                 active.append(float(engine.bundle.tiling.active(first).mean()))
         report()
-    return {name: Outcome({'name': name}, np.array(matrices), {key: np.array(values, float)
-                                                              for key, values in costs.items()})
+    return {name: Outcome({'name': name}, np.array(matrices),
+                          {key: np.array(values, float) for key, values in costs.items()})
             for name, (matrices, costs) in found.items()}, np.array(active)
 
 
@@ -107,8 +107,10 @@ class _Stages(Engine):
 
 
 def sparse_ratio(bundle, images: Sequence, threads: int, rounds: int) -> dict:
-    """{onboard, offboard, all}: time of all stages and heads behind the first exits on a quarter of the tiles, over
-    that on whole maps, in turn; the ratio of the means over images of the medians over rounds."""
+    """Time of all stages and heads behind the first exits on a quarter of the tiles, over that on whole maps, in turn.
+
+    Returns {onboard, offboard, all}: ratios of the means over images of the medians over rounds.
+    """
     engine, times = _Stages(bundle, threads=threads), {'onboard': [], 'offboard': []}
     for image in images:
         for side, (graphs, tensors, active) in zip(times, engine.behind_first(image, QUARTER)):

@@ -30,6 +30,7 @@ def describe(bundle: Bundle) -> dict:
                                        for exit_ in bundle.exits_for(family) if exit_.expert},
                              'criteria': _without_curves(bundle.document['experts'][family]['criteria'])}
                     for family in bundle.experts},
+        **({'detector': bundle.detector} if bundle.detector is not None else {}),
         'criteria': _without_curves(bundle.document['criteria']),
         'provenance': bundle.document['provenance'], 'files': files, 'bytes': sum(files.values()),
     }
@@ -56,6 +57,7 @@ def show(document: dict) -> None:
         ['classes', ', '.join(info['name'] for info in document['classes'])],
         ['features', ', '.join(f"{name} {'x'.join(map(str, tensor['shape'][1:]))} {tensor['dtype']}"
                                for name, tensor in document['features'].items()) or 'none: all of it runs onboard'],
+        ['detector of', ', '.join(document.get('detector', {'families': ['nothing: it has none']})['families'])],
         *([key, str(value)] for key, value in document['provenance'].items() if isinstance(value, (str, int, float)))],
         2))
     rows = [[exit_['name'], 'onboard' if exit_['onboard'] else 'offboard', giga(exit_['macs']),

@@ -26,12 +26,12 @@ def text_width(text: str, size: int, bold: bool = False) -> int:
 
 
 class Page:
-    """A picture that is drawn from parts."""
+    """A picture that is drawn from parts; `image` is Pillow's."""
 
     def __init__(self, width: int, height: int):
         self.width, self.height = width, height
-        self._image = Image.new('RGB', (width, height), BACKGROUND)
-        self._draw = ImageDraw.Draw(self._image)
+        self.image = Image.new('RGB', (width, height), BACKGROUND)
+        self._draw = ImageDraw.Draw(self.image)
 
     def text(self, x: float, y: float, text: str, size: int = 15, color: tuple = TEXT, bold: bool = False,
              right: bool = False, room: float | None = None) -> float:
@@ -66,11 +66,11 @@ class Page:
 
     def picture(self, x: int, y: int, pixels: np.ndarray) -> None:
         """Place a picture, uint8 (H, W, 3) RGB."""
-        self._image.paste(Image.fromarray(pixels), (int(x), int(y)))
+        self.image.paste(Image.fromarray(pixels), (int(x), int(y)))
 
     def save(self, path: Path) -> None:
         """Write it as a PNG."""
-        self._image.save(path)
+        self.image.save(path)
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, palette: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ee_seg_ros.data.datasets import open_dataset, samples_of
+from ee_seg_ros.data.datasets import bag_samples, open_dataset, samples_of
+from ee_seg_ros.data.labelled import UNLABELLED
 from ee_seg_ros.evaluation.metrics import confusion, iou, mean_iou
 from ee_seg_ros.evaluation.pair import PairResult, run_pair
 from ee_seg_ros.inference.bundle import Bundle
@@ -84,7 +85,7 @@ def _ends(bundle, frame, labels):
     return matrices + matrices[-1:] * missing, frame.macs_at + frame.macs_at[-1:] * missing
 
 
-def _scores(rule, bundle, frame):
+def frame_scores(rule: Criterion, bundle: Bundle, frame: PairResult) -> list:
     """A criterion's score at every judged exit of a frame, NaN where it gives none.
 
     Where a frame ended because nothing was left to do, it does so whatever the threshold: its score is infinite.
@@ -115,7 +116,7 @@ def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = l
         forwarded = to_the_end(engine, image, expert=expert) if bundle.forwards_cells else whole
         for name, rule in rules.items():
             frame = to_the_end(engine, image, name, expert=expert) if name in pixelwise else forwarded
-            scores[name].append(_scores(rule, bundle, frame))
+            scores[name].append(frame_scores(rule, bundle, frame))
             if frame is not whole:
                 ends.setdefault(name, []).append((*_ends(bundle, frame, labels), len(frame.payload(engine))))
         report(len(matrices))
@@ -204,10 +205,35 @@ def evaluate(name_or_path: str, dataset: str, root: str | None, split: str, limi
              report: Callable[[int, int], None] = lambda done, total: None) -> dict:
     """`evaluation.json` of a bundle on a split of a data set. Raises ValueError, FileNotFoundError.
 
-    report: called with (images done, images in all).
+    report: called with (images done, images in all). For a bag without labels the reference is the final output: mIoU
+    says how much of it an exit gives.
     """
-    bundle = Bundle.load(name_or_path)
-    total, samples = samples_of(dataset, root, split, limit)
-    check_classes(bundle, dataset, root, split)
-    observed = observe(Engine(bundle, threads=threads), samples, lambda done: report(done, total))
-    return {**summarise(bundle, observed), 'dataset': dataset, 'split': split}
+    bundle, reference = Bundle.load(name_or_path), 'labels'
+    engine = Engine(bundle, threads=threads)
+    if dataset == 'bag':
+        total, samples, labelled = bag_samples(root, split, limit)
+        if labelled:
+            samples = _checked(samples, len(bundle.classes))
+        else:
+            reference = 'final output'
+            samples = ((image, to_the_end(engine, image, partial=False).mask(*image.shape[1::-1]))
+                       for image, _ in samples)
+    else:
+        total, samples = samples_of(dataset, root, split, limit)
+        check_classes(bundle, dataset, root, split)
+    observed = observe(engine, samples, lambda done: report(done, total))
+    return {**summarise(bundle, observed), 'dataset': dataset, 'split': split, 'reference': reference}
+
+
+def _checked(samples, classes):
+    """The samples whose images have labels; ValueError where a label is no class."""
+    for image, labels in samples:
+        if labels is None:
+            continue
+        if labels.shape != image.shape[:2]:
+            raise ValueError(f'labels of {labels.shape[1]}x{labels.shape[0]} pixels belong to an image of '
+                             f'{image.shape[1]}x{image.shape[0]}')
+        wrong = labels[(labels >= classes) & (labels != UNLABELLED)]
+        if wrong.size:
+            raise ValueError(f'the labels hold the id {wrong[0]}: expected 0 to {classes - 1}, or 255 (unlabelled)')
+        yield image, labels

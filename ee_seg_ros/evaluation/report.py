@@ -78,8 +78,10 @@ def evaluation_tables(evaluation: dict) -> list:
             ['GMAC alone', *(giga(exit_['static_macs']) for exit_ in exits)],
             ['mIoU', *(points(exit_['miou']) for exit_ in exits)]]
     rows += [[name, *(points(exit_['iou'][name]) for exit_ in exits)] for name in exits[0]['iou']]
+    against = ' (no labels: against the final output)' if evaluation.get('reference') == 'final output' else ''
     by_exit = table(f"{evaluation['bundle']} on {evaluation['images']} images of {evaluation['dataset']} "
-                    f"{evaluation['split']}", ['IoU in %', *(exit_['name'] for exit_ in exits)], rows)
+                    f"{evaluation['split']}{against}", ['IoU in %', *(exit_['name'] for exit_ in exits)], rows)
+
     def shown(shares):
         return ' '.join(f'{share:.2f}' for share in shares)
     names = [exit_['name'] for exit_ in exits]

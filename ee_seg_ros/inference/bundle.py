@@ -175,8 +175,7 @@ def _check_experts(document, path):
 
 
 def _check_tiles(document, path):
-    """Tiles cut every map behind the first exits into equal parts; limits and mean features are there for each class.
-    """
+    """Tiles cut all maps behind the first exits into equal parts; limits and mean features are there for each class."""
     tile, count = document.get('tile'), len(document['classes'])
     pixels, codec, split = document.get('pixels'), document['codec'] or {}, document['split']
     stages, first, class_means = document['stages'], document['stages'][0], codec.get('class_means', {})
@@ -367,7 +366,7 @@ class Bundle:
 
     @property
     def send_margin(self) -> int:
-        """How many cells around the unsettled ones are sent as well."""
+        """How far around pixels that are not settled, in values of the grid of 8 pixels, cells are sent as well."""
         return self.document.get('pixels', {}).get('send_margin', 0)
 
     @property

@@ -100,7 +100,9 @@ class Criterion:
     shared: bool = False
 
     def entry(self, judged: int) -> dict:
-        """What bundle.json says of this criterion before anything is measured; judged: how many exits have thresholds.
+        """What bundle.json says of this criterion before anything is measured.
+
+        judged: how many exits have thresholds.
         """
         return {'direction': self.direction, 'thresholds': self.thresholds, 'curve': [],
                 'operating_points': {point: {'thresholds': [0.0] * judged} for point in OPERATING_POINTS}}
@@ -117,8 +119,8 @@ class Criterion:
         score = self.score(outputs)
         return (None, False) if score is None else (score, self.settles(score, threshold))
 
-    def settles(self, score: float, threshold: float) -> bool:
-        """True if a score passes a threshold."""
+    def settles(self, score: float | np.ndarray, threshold: float | np.ndarray):
+        """True if a score passes a threshold; of arrays a bool array."""
         return score < threshold if self.direction == 'below' else score >= threshold
 
 

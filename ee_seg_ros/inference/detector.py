@@ -9,6 +9,7 @@ the smoothest places, the light, the haze. A small network in the bundle (`detec
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Optional
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ BANDS = 3            # of the image, from its top to its bottom
 PERCENTILES = (0.02, 0.1, 0.25, 0.5, 0.9, 0.99)
 # Immerkaer 1996: second differences both ways see noise and hardly any structure. 24 times as large as noise of the
 # same spread, so that whole numbers are fine enough.
-_SECOND = np.float32([[1, -2, 1], [-2, 4, -2], [1, -2, 1]]) * 4
+_SECOND = 4 * np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ def _places():
 
 def _power(grey):
     """float32 (CROP, CROP / 2 - 1): power spectrum of uint8 (CROP, CROP), without frequency 0 and the last across."""
-    values = grey.astype(np.float32)
-    values -= values.mean()
+    values = cv2.subtract(grey, cv2.mean(grey), dtype=cv2.CV_32F)
     packed = cv2.dft(cv2.multiply(values, _window(), dst=values))    # pairs (real, imaginary) from column 1 on
     packed = cv2.multiply(packed, packed, dst=packed)
     return packed[:, 1:-2:2] + packed[:, 2:-1:2]
@@ -94,7 +94,8 @@ def _quantiles(values, shares=PERCENTILES):
 def _statistics(patch, grey):
     """Noise of grey and of colours, at the smoothest places first, over all and in the dark and the bright half."""
     rough = _roughness(grey)
-    tint = cv2.addWeighted(patch[..., 0], 0.5, patch[..., 2], -0.5, 128)
+    red, _, blue = cv2.split(patch)
+    tint = cv2.addWeighted(red, 0.5, blue, -0.5, 128)
     light = cv2.resize(grey, rough.shape, interpolation=cv2.INTER_AREA)
     bright = light > np.sort(light, axis=None)[light.size // 2]
     halves = [_quantiles(rough[half] if half.any() else rough, (0.05, 0.3)) for half in (bright, ~bright)]
@@ -130,6 +131,8 @@ def features(image: np.ndarray, width: int, height: int) -> np.ndarray:
     if patch.shape[:2] != (side, side):
         missing = side - patch.shape[0], side - patch.shape[1]
         patch = cv2.copyMakeBorder(patch, 0, missing[0], 0, missing[1], cv2.BORDER_REFLECT_101)
+    if factor > 2:    # OpenCV averages areas fast by halves only
+        patch = cv2.resize(patch, (2 * CROP, 2 * CROP), interpolation=cv2.INTER_LINEAR)
     patch = cv2.resize(patch, (CROP, CROP), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY)
     return np.concatenate([_spectrum(grey), *_statistics(patch, grey), _looks(image)]).astype(np.float32)
@@ -185,7 +188,9 @@ class Watch:
 
     def forget(self) -> None:
         """Start anew: another stream."""
-        self._seen, self._agree, self._last, self._held = 0, 0, None, None
+        self._seen, self._agree = 0, 0
+        self._last: Optional[str] = None
+        self._held: Optional[Detection] = None
 
     def see(self, image: np.ndarray) -> Detection:
         """The detection that holds with this image, uint8 (H, W, 3) RGB; its level is that of the last look.

@@ -92,7 +92,7 @@ class Engine:
     """
 
     def __init__(self, bundle: Bundle, providers: Sequence[str] = (CPU,), threads: int = 2, part: str = 'all',
-                 warn: Callable[[str], None] = print):
+                 warn: Callable[[str], object] = print):
         if part not in PARTS:
             raise ValueError(f'part {part!r} is not one of {", ".join(PARTS)}')
         self.bundle = bundle
@@ -262,7 +262,7 @@ class Engine:
         """What goes with the features of a result: its classes, and which cells to send.
 
         Where pixels stop one by one, these are the cells of tiles with a pixel that has not: later stages run on these.
-        Else the cells of which the last exit is not sure, and those around them. All, where the bundle does not say
+        Else the cells in or near which (`send_margin`) the last exit is not sure. All, where the bundle does not say
         when a pixel is settled and what the others' features are on average.
         """
         bundle = self.bundle
@@ -274,7 +274,7 @@ class Engine:
         if result.stopped is not None:
             return OnboardMap(classes, grow(bundle.tiling.active(result.stopped), *bundle.tiling.cells))
         settled = self._sure(result.output, bundle.send_limits)
-        return OnboardMap(classes, widen(shrink(~settled, *bundle.tiling.cells), bundle.send_margin))
+        return OnboardMap(classes, shrink(widen(~settled, bundle.send_margin), *bundle.tiling.cells))
 
     @staticmethod
     def kept(result: Result, onboard: OnboardMap) -> Optional[np.ndarray]:

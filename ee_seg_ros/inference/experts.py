@@ -14,7 +14,9 @@ AUTO, OFF = 'auto', 'off'
 
 @dataclass(frozen=True)
 class Choice:
-    """expert: one of `Bundle.experts`, '' for the exits' own heads. family, level: what was detected, see `Detection`;
+    """Which heads judge a frame, and why.
+
+    expert: one of `Bundle.experts`, '' for the exits' own heads. family, level: what was detected, see `Detection`;
     both None where nothing was looked at. ms: wall time that it took.
     """
 

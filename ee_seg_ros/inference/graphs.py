@@ -21,7 +21,7 @@ class Graphs:
     """
 
     def __init__(self, bundle: Bundle, names: Iterable, providers: Sequence[str], threads: int,
-                 warn: Callable[[str], None]):
+                 warn: Callable[[str], object]):
         self._bundle, self._threads = bundle, threads
         _share_arena()
         asked = _available(providers, warn)

@@ -24,7 +24,7 @@ class FinalQueue:
     warn: called with one line when a stamp is seen twice (once in the queue's life).
     """
 
-    def __init__(self, warn: Callable[[str], None] = print):
+    def __init__(self, warn: Callable[[str], object] = print):
         self._entries = deque()
         self._waiting = {}            # key -> entry, of frames whose refinement is still awaited
         self._newest = None

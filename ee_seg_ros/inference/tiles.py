@@ -60,7 +60,7 @@ def grow(cells: np.ndarray, height: int, width: int) -> np.ndarray:
 def shrink(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """A bool map at a coarser resolution, (height, width): True where any of the values that fall together is."""
     rows, columns = pixels.shape[0] // height, pixels.shape[1] // width
-    return pixels.reshape(height, rows, width, columns).any((1, 3))
+    return np.asarray(pixels.reshape(height, rows, width, columns).any((1, 3)))
 
 
 def widen(cells: np.ndarray, margin: int) -> np.ndarray:

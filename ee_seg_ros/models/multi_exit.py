@@ -66,7 +66,7 @@ def _bottleneck(split, shapes):
 
 
 class MultiExitNet(nn.Module):
-    """A segmentation network with early exits, from a JSON-able `spec`:
+    """A segmentation network with early exits, from a JSON-able `spec`.
 
     backbone: {name, output_stride, units} (see `build_backbone`; `units` cuts the chain off, default all).
     classes: how many. input: {scale, offset} per channel of RGB 0..255 (default x / 127.5 - 1).

@@ -1,25 +1,37 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The node `camera`: publishes street scenes, a folder of images or a video as `image` and `camera_info`."""
+"""The node `camera`: publishes street scenes, a folder of images or a video as `image` and `camera_info`.
+
+And as `image/compressed` (JPEG) while somebody subscribes to that.
+Of the scenes it knows the camera: they come calibrated and, where tf2_msgs is installed, with its pose on /tf_static.
+"""
 import json
-import sys
 import threading
 import time
 from pathlib import Path
 
+from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from ee_seg_ros.data.sources import open_source
-from ee_seg_ros.nodes.conversions import image_message, stamp_ns
+from ee_seg_ros.nodes.conversions import (
+    camera_info_message,
+    compressed_topic,
+    image_message,
+    jpeg_message,
+    stamp_ns,
+)
+from ee_seg_ros.nodes.outputs import wanted
 from ee_seg_ros.nodes.parameters import CAMERA, ParameterError, declare
-from ee_seg_ros.nodes.qos import IMAGE, overridable
+from ee_seg_ros.nodes.qos import IMAGE, TF_STATIC, overridable
 from ee_seg_ros.nodes.running import run
 
 # A subscriber that this side knows of may need a moment longer to know this side; and shared memory that holds the last
 # image goes away with the process. Best effort has no sign for either.
 MATCH_S, LINGER_S = 0.3, 0.5
+JPEG_QUALITY = 95    # image_transport's default
 
 
 class Camera(Node):
@@ -50,7 +62,11 @@ class Camera(Node):
             except OSError as error:
                 raise ParameterError(f"log {values['log']} cannot be written: {error.strerror}") from None
         self._image = self.create_publisher(Image, 'image', **overridable(IMAGE))
+        self._compressed = self.create_publisher(CompressedImage, compressed_topic(self, 'image'), **overridable(IMAGE))
         self._info = self.create_publisher(CameraInfo, 'camera_info', **overridable(IMAGE))
+        self._calibration = getattr(self._source, 'calibration', None)
+        if self._calibration is not None:
+            self._tell_pose()
         self._matched_at = None
         self._timer = self.create_timer(0.05, self._wait)
 
@@ -60,9 +76,23 @@ class Camera(Node):
             self._log.close()
             self._log = None
 
+    def _tell_pose(self):
+        """The pose of a calibrated camera above the ground, for the node `ground`."""
+        try:
+            from tf2_msgs.msg import TFMessage
+        except ImportError:
+            return
+        transform = TransformStamped(header=Header(frame_id='base_footprint'), child_frame_id=self.values['frame_id'])
+        transform.transform.translation.z = self._calibration.height
+        turn = transform.transform.rotation    # of an optical frame that looks straight ahead
+        turn.x, turn.y, turn.z, turn.w = -0.5, 0.5, -0.5, 0.5
+        self._poses = self.create_publisher(TFMessage, '/tf_static', TF_STATIC)
+        self._poses.publish(TFMessage(transforms=[transform]))
+
     def _wait(self):
         now = time.monotonic()
-        if self._image.get_subscription_count() < self.values['wait_for']:
+        subscribers = self._image.get_subscription_count() + self._compressed.get_subscription_count()
+        if subscribers < self.values['wait_for']:
             self._matched_at = None
             return
         self._matched_at = self._matched_at or now
@@ -103,8 +133,9 @@ class Camera(Node):
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self.values['frame_id'])
         height, width = frame.image.shape[:2]
         self._image.publish(image_message(header, frame.image, 'rgb8'))
-        # Zeros in K mean that the camera is not calibrated.
-        self._info.publish(CameraInfo(header=header, width=width, height=height))
+        if wanted(self._compressed):
+            self._compressed.publish(jpeg_message(header, frame.image, JPEG_QUALITY))
+        self._info.publish(camera_info_message(header, width, height, self._calibration))
         if self._log is not None:
             self._log.write(json.dumps({'index': index, 'name': frame.name, 'stamp': stamp_ns(header)}) + '\n')
             self._log.flush()
@@ -115,7 +146,3 @@ class Camera(Node):
 def main(args=None) -> int:
     """Run the camera until its source is out; the exit status of the process."""
     return run(Camera, 'camera', args)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -7,17 +7,18 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 CHANNELS = {'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4, 'mono8': 1}
 _TO_RGB = {'bgr8': cv2.COLOR_BGR2RGB, 'rgba8': cv2.COLOR_RGBA2RGB, 'bgra8': cv2.COLOR_BGRA2RGB,
            'mono8': cv2.COLOR_GRAY2RGB}
 MASK_FORMAT = 'mono8; png compressed'
 _PNG = b'\x89PNG\r\n\x1a\n'
+_JPEG, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
 
 
 class ImageError(ValueError):
-    """An image message that cannot be used. kind: 'empty', 'encoding', 'step' or 'truncated'."""
+    """An image message that cannot be used. kind: 'empty', 'encoding', 'step', 'truncated' or 'damaged'."""
 
     def __init__(self, kind: str, message: str):
         super().__init__(message)
@@ -34,8 +35,15 @@ def key_of(header) -> tuple:
     return stamp_ns(header), header.frame_id
 
 
-def check_image(message: Image) -> None:
-    """Raise ImageError, in the user's words, for an image whose fields contradict each other."""
+def check_image(message) -> None:
+    """Raise ImageError, in the user's words, for an image that cannot be whole.
+
+    An Image whose fields contradict each other, or a CompressedImage that is not a whole JPEG or PNG file. Cheap:
+    nothing is decoded.
+    """
+    if isinstance(message, CompressedImage):
+        _check_file(message)
+        return
     encoding, width, height = message.encoding, message.width, message.height
     if width == 0 or height == 0 or len(message.data) == 0:
         raise ImageError('empty', f'an empty image came ({width}x{height} pixels, {len(message.data)} bytes): '
@@ -50,13 +58,28 @@ def check_image(message: Image) -> None:
                                       f'{len(message.data)} bytes of data: it was truncated, or its step is wrong')
 
 
-def to_rgb(message: Image) -> np.ndarray:
-    """The pixels of an image message as uint8 (height, width, 3) RGB. Raises ImageError.
+def _check_file(message):
+    start = bytes(message.data[:8])
+    if not start:
+        raise ImageError('empty', f'an empty compressed image came (format {message.format!r}): check the camera '
+                                  'driver')
+    if not start.startswith((_JPEG, _PNG)):
+        raise ImageError('encoding', f'a compressed image of format {message.format!r} is neither JPEG nor PNG: '
+                                     'publish one of these, or take raw images with image_transport:=raw')
+    # Without its end OpenCV decodes as much as there is, and makes the rest grey.
+    if start.startswith(_JPEG) and bytes(message.data).rfind(_JPEG_END) < 0:
+        raise ImageError('truncated', f'a JPEG image of {len(message.data)} bytes has no end: it was truncated')
 
-    rgb8, bgr8, rgba8, bgra8 and mono8 by own code, others through cv_bridge where it is installed. For rgb8 without
-    padding the array is a view of the message's data, not a copy.
+
+def to_rgb(message) -> np.ndarray:
+    """The pixels of an Image or a CompressedImage as uint8 (height, width, 3) RGB. Raises ImageError.
+
+    Of Images rgb8, bgr8, rgba8, bgra8 and mono8 by own code, others through cv_bridge where it is installed. For rgb8
+    without padding the array is a view of the message's data, not a copy.
     """
     check_image(message)
+    if isinstance(message, CompressedImage):
+        return _decoded(message)
     channels = CHANNELS.get(message.encoding)
     if channels is None:
         return _through_cv_bridge(message)
@@ -65,6 +88,20 @@ def to_rgb(message: Image) -> np.ndarray:
     if message.encoding == 'rgb8':
         return np.ascontiguousarray(pixels)
     return cv2.cvtColor(pixels, _TO_RGB[message.encoding])
+
+
+def _decoded(message):
+    """The pixels of a JPEG or PNG file, as stored: a camera's calibration knows nothing of EXIF orientation."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:    # its header promises more pixels than OpenCV takes
+        pixels = None
+    if pixels is None:
+        raise ImageError('damaged', f'a compressed image of {len(message.data)} bytes (format {message.format!r}) '
+                                    'cannot be decoded: it was damaged on its way')
+    # image_transport writes "rgb8; jpeg compressed rgb8" where it stored red and blue in each other's place.
+    swapped = message.format.partition('compressed')[2].strip().startswith('rgb')
+    return pixels if swapped else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 @lru_cache(maxsize=None)
@@ -100,13 +137,14 @@ def _through_cv_bridge(message):
         if pixels.dtype != np.uint8 or pixels.shape != (message.height, message.width, 3):
             raise ValueError(f'it made {pixels.dtype} of shape {pixels.shape}')
     except Exception as error:    # it raises whatever the step that fails raises
-        raise ImageError('encoding', f"images of encoding {message.encoding!r} are not supported: publish one of "
-                                     f"{', '.join(CHANNELS)} (cv_bridge could not convert one: {str(error)[:120]})"
-                         ) from None
+        ours = ', '.join(CHANNELS)
+        raise ImageError('encoding', f'images of encoding {message.encoding!r} are not supported: publish one of '
+                                     f'{ours} (cv_bridge could not convert one: {str(error)[:120]})') from None
     return np.ascontiguousarray(pixels)
 
 
-def _bytes_field(data):
+def bytes_field(data) -> array:
+    """Bytes-like data as what the data field of a message takes."""
     # rclpy takes an array('B') as it is (0.04 ms for 900 KB); bytes take 0.5 ms, an ndarray 35.
     field = array('B')
     field.frombytes(data)
@@ -118,27 +156,65 @@ def image_message(header, pixels: np.ndarray, encoding: str) -> Image:
     pixels = np.ascontiguousarray(pixels)
     message = Image(header=header, encoding=encoding, height=pixels.shape[0], width=pixels.shape[1],
                     step=pixels.strides[0])
-    message.data = _bytes_field(memoryview(pixels))
+    message.data = bytes_field(pixels.data)
     return message
+
+
+def camera_info_message(header, width: int, height: int, calibration=None) -> CameraInfo:
+    """A CameraInfo of a `sources.Calibration`; without one zeros in K say that it is not calibrated."""
+    message = CameraInfo(header=header, width=width, height=height)
+    if calibration is not None:
+        focal, (x, y) = calibration.focal, calibration.centre
+        message.distortion_model, message.d = 'plumb_bob', [0.0] * 5
+        message.k = [focal, 0.0, x, 0.0, focal, y, 0.0, 0.0, 1.0]
+        message.r = np.eye(3).ravel()
+        message.p = [focal, 0.0, x, 0.0, 0.0, focal, y, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return message
+
+
+def scaled_camera_info(info: CameraInfo, header, width: int, height: int) -> CameraInfo:
+    """The calibration of a camera for its images resized to width x height, with the given header.
+
+    K and P lose the offset of a region of interest and binning, then are scaled by width and height, as image_proc's
+    resize node does: what comes out describes a whole image of that size. Zeros, of an uncalibrated camera, stay zeros.
+    """
+    roi = info.roi
+    left, top = roi.x_offset, roi.y_offset
+    across, down = width / (roi.width or info.width or width), height / (roi.height or info.height or height)
+
+    def scaled(matrix, columns):
+        rows = np.array(matrix).reshape(3, columns)
+        if rows[2, 2]:
+            rows[0, 2] -= left
+            rows[1, 2] -= top
+        return (rows * [[across], [down], [1]]).ravel()
+
+    return CameraInfo(header=header, width=width, height=height, distortion_model=info.distortion_model, d=info.d,
+                      k=scaled(info.k, 3), r=info.r, p=scaled(info.p, 4))
+
+
+def compressed_topic(node, topic: str) -> str:
+    """Where image_transport has the compressed images of a topic: `/compressed` behind its remapped name."""
+    return f'{node.resolve_topic_name(topic)}/compressed'
 
 
 def compressed_message(header, data, format_: str) -> CompressedImage:
     """A CompressedImage of bytes-like data."""
     message = CompressedImage(header=header, format=format_)
-    message.data = _bytes_field(data)
+    message.data = bytes_field(data)
     return message
 
 
 def png_message(header, plane: np.ndarray) -> CompressedImage:
     """A lossless CompressedImage of a uint8 (H, W) plane: a mask of class ids, or a confidence."""
     _, png = cv2.imencode('.png', plane, (cv2.IMWRITE_PNG_COMPRESSION, 1))
-    return compressed_message(header, memoryview(png), MASK_FORMAT)
+    return compressed_message(header, png.data, MASK_FORMAT)
 
 
 def jpeg_message(header, image: np.ndarray, quality: int = 80) -> CompressedImage:
-    """A CompressedImage of an RGB image, uint8 (H, W, 3), for people to look at."""
+    """A CompressedImage of an RGB image, uint8 (H, W, 3), as image_transport writes it."""
     _, jpeg = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, quality))
-    return compressed_message(header, memoryview(jpeg), 'rgb8; jpeg compressed bgr8')
+    return compressed_message(header, jpeg.data, 'rgb8; jpeg compressed bgr8')
 
 
 def plane_of(message: CompressedImage, width: int, height: int) -> np.ndarray:

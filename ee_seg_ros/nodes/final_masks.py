@@ -53,7 +53,7 @@ class FinalMasks:
     the queue; it must not raise.
     """
 
-    def __init__(self, publish: Callable, warn: Callable[[str], None]):
+    def __init__(self, publish: Callable, warn: Callable[[str], object]):
         self._publish = publish
         self._queue = FinalQueue(warn)
         self._changed = threading.Condition()

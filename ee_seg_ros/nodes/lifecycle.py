@@ -1,6 +1,6 @@
 # Copyright 2026 The ee_seg_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""What both segmentation nodes share: lifecycle, live parameters, the bundle, saying things once."""
+"""What both segmentation nodes share: lifecycle, live parameters, the bundle, diagnostics, saying things once."""
 import threading
 from contextlib import ExitStack
 
@@ -8,6 +8,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from ee_seg_ros.inference.bundle import Bundle, BundleError
+from ee_seg_ros.nodes.diagnostics import ERROR, OK, Diagnostics, Finding, whole
 from ee_seg_ros.nodes.parameters import ParameterError, checked, declare
 from ee_seg_ros.nodes.running import StartError
 
@@ -36,17 +37,21 @@ class SegmentationNode(LifecycleNode):
 
     Sub-classes implement `load` and `begin`. Each registers on the stack that it is given how to undo what it makes;
     that happens in reverse order on cleanup and on deactivate, and at once if something in between fails.
+    parts: the parts of the node that `examine` speaks of.
     """
 
-    def __init__(self, name: str, table):
+    def __init__(self, name: str, table, parts):
         super().__init__(name)
         self._table = table
         self.values = declare(self, table)
         self.notices = Notices(self.get_logger())
         self.done = threading.Event()
-        self.bundle = None
+        self.bundle: Bundle | None = None
         self._loaded, self._running = ExitStack(), ExitStack()
+        self._active, self._fault = False, ''
         self.add_on_set_parameters_callback(self._on_set)
+        self._parts = parts
+        self._diagnostics = Diagnostics(self, parts, self._examine)
 
     # --- to be filled in ---
 
@@ -58,6 +63,9 @@ class SegmentationNode(LifecycleNode):
 
     def apply(self, values: dict) -> None:
         """Take over new values while configured. Raises ParameterError or BundleError to refuse them."""
+
+    def examine(self) -> dict:
+        """A Finding for each part of the node, while it is active."""
 
     # --- parameters ---
 
@@ -71,6 +79,16 @@ class SegmentationNode(LifecycleNode):
         self.values = values
         return SetParametersResult(successful=True)
 
+    # --- diagnostics ---
+
+    def _examine(self):
+        if self._active:
+            findings = self.examine()
+            return {'': whole(findings.values(), 'working'), **findings}
+        state = 'inactive' if self.bundle is not None else 'unconfigured'
+        finding = Finding(ERROR, f'{state}: {self._fault}') if self._fault else Finding(OK, state)
+        return {'': finding, **dict.fromkeys(self._parts, finding)}
+
     # --- transitions: SUCCESS goes on, FAILURE stays in the state before ---
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -81,7 +99,8 @@ class SegmentationNode(LifecycleNode):
         except Exception as error:
             self._loaded.close()
             return self._failure('configured', error)
-        self.bundle = bundle
+        self.bundle, self._fault = bundle, ''
+        self._diagnostics.setHardwareID(f'{bundle.name} {bundle.fingerprint}')
         self.get_logger().info(f'bundle {bundle.name} {bundle.fingerprint} from {bundle.path}')
         return TransitionCallbackReturn.SUCCESS
 
@@ -92,29 +111,41 @@ class SegmentationNode(LifecycleNode):
         except Exception as error:
             self._running.close()
             return self._failure('activated', error)
+        self._active, self._fault = True, ''
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop working; frames that were taken still get their final masks."""
-        self._running.close()
-        return TransitionCallbackReturn.SUCCESS
+        self._active = False
+        return self._undo('deactivated', self._running.close)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget the bundle."""
-        self.stop()
+        return self._undo('cleaned up', self.stop)
+
+    def _undo(self, what, undo):
+        try:
+            undo()
+        except Exception as error:
+            self._failure(what, error)
+            return TransitionCallbackReturn.ERROR    # on_error follows
         return TransitionCallbackReturn.SUCCESS
 
     def _failure(self, what, error):
         # rclpy swallows what transition callbacks raise.
         known = isinstance(error, (BundleError, ParameterError))
-        self.get_logger().error(str(error) if known else f'cannot be {what}: {type(error).__name__}: {error}')
+        self._fault = str(error) if known else f'cannot be {what}: {type(error).__name__}: {error}'
+        self.get_logger().error(self._fault)
         return TransitionCallbackReturn.FAILURE
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Something could not be put away: forget everything, so that the node can be configured again."""
+        return self._undo('stopped', self.stop)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End from any state; the process ends as well."""
-        self.stop()
         self.done.set()
-        return TransitionCallbackReturn.SUCCESS
+        return self._undo('shut down', self.stop)
 
     # --- the process (see running.run) ---
 
@@ -129,6 +160,8 @@ class SegmentationNode(LifecycleNode):
 
     def stop(self) -> None:
         """Stop working and forget the bundle, in whatever state; can be called twice."""
-        self._running.close()
-        self.bundle = None
-        self._loaded.close()
+        self._active, self.bundle = False, None
+        try:
+            self._running.close()
+        finally:
+            self._loaded.close()

@@ -4,7 +4,6 @@
 
 Feature callback: parks the newest message per robot. Worker thread: serves the robots in turn.
 """
-import sys
 import time
 import uuid
 from dataclasses import dataclass
@@ -19,15 +18,16 @@ from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.features import FORMAT, FeatureError, unpack
 from ee_seg_ros.inference.frame import fit
+from ee_seg_ros.nodes import health
 from ee_seg_ros.nodes.conversions import image_message, png_message
-from ee_seg_ros.nodes.diagnostics import NO_EXPERT, OK, WARN, Reporter, Tally, shares
+from ee_seg_ros.nodes.diagnostics import NO_EXPERT, Tally, shares
 from ee_seg_ros.nodes.lifecycle import SegmentationNode
 from ee_seg_ros.nodes.outputs import wanted
 from ee_seg_ros.nodes.parameters import OFFBOARD, ParameterError, thresholds_by_expert
 from ee_seg_ros.nodes.presence import announce
 from ee_seg_ros.nodes.qos import MASK, features, overridable
 from ee_seg_ros.nodes.running import run
-from ee_seg_ros.nodes.worker import Parking, start_thread
+from ee_seg_ros.nodes.worker import Parking, Stint, start_thread
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,12 @@ class Settings:
 
 @dataclass
 class Robot:
-    """The publishers of one robot."""
+    """The publishers of one robot, and where its features come from."""
 
     mask: Any
     raw_mask: Any
     confidence: Any
+    features: str    # name of the topic, as resolved
 
 
 def topic_of(robot: str, topic: str) -> str:
@@ -56,7 +57,7 @@ class Offboard(SegmentationNode):
     """The node on the server."""
 
     def __init__(self):
-        super().__init__('ee_seg_offboard', OFFBOARD)
+        super().__init__('ee_seg_offboard', OFFBOARD, ('robots', 'inference', 'model'))
 
     # --- lifecycle ---
 
@@ -82,12 +83,11 @@ class Offboard(SegmentationNode):
 
     def begin(self, stack) -> None:
         """The topics of each robot, the thread, and at last the word that this node serves."""
-        self._parking, self._robots = Parking(), {}
+        self._parking, self._robots, self._stint = Parking(), {}, Stint(self._tally.count)
         for name in self.values['robots'] or ['']:
             self._robots[name] = self._serve(name, stack)
         stack.callback(start_thread('inference', self._work).join)
         stack.callback(self._parking.close)
-        stack.callback(Reporter(self, self._report, f'{self.bundle.name} {self.bundle.fingerprint}').close)
         told = {'id': f'{self.get_fully_qualified_name()} {uuid.uuid4().hex[:8]}', 'bundle': self.bundle.name,
                 'fingerprint': self.bundle.fingerprint, 'features': FORMAT}
         for name in self._robots:
@@ -101,15 +101,20 @@ class Offboard(SegmentationNode):
             return made
 
         robot = Robot(publisher(CompressedImage, 'refined_mask/compressed'), publisher(Image, 'refined_mask'),
-                      publisher(CompressedImage, 'refined_confidence/compressed'))
+                      publisher(CompressedImage, 'refined_confidence/compressed'),
+                      self.resolve_topic_name(topic_of(name, 'features')))
         subscription = self.create_subscription(
-            CompressedImage, topic_of(name, 'features'),
-            lambda message: self._parking.put((message, time.monotonic()), name),
+            CompressedImage, topic_of(name, 'features'), lambda message: self._on_features(name, message),
             **overridable(features(self.values['features_reliable'])))
         stack.callback(self.destroy_subscription, subscription)
         return robot
 
     # --- one feature message ---
+
+    def _on_features(self, name, message):
+        self._tally.count('arrived')
+        if self._parking.put((message, time.monotonic()), name):
+            self._tally.count('dropped')
 
     def _work(self):
         while True:
@@ -117,18 +122,22 @@ class Offboard(SegmentationNode):
             if taken is None:
                 return
             name, (message, arrived), _ = taken
-            try:
-                self._refine(self._robots[name], message)
-                self._tally.count(f'refined.{name}')
-                self._tally.time('refine', (time.monotonic() - arrived) * 1e3)
-            except FeatureError as error:
-                self._tally.count(f'refused.{error.kind}')
-                self.notices.warn(error.kind, f'features refused ({error.kind}): {error}. Further ones of this kind '
-                                              'are counted in /diagnostics')
-            except Exception as error:    # one message must not end the worker
-                self._tally.count('failed_frames')
-                self.notices.error(type(error), f'a frame failed ({type(error).__name__}: {str(error)[:200]}); such '
-                                                'frames are counted as failed_frames in /diagnostics')
+            with self._stint:
+                self._take(name, message, arrived)
+
+    def _take(self, name, message, arrived):
+        try:
+            self._refine(self._robots[name], message)
+            self._tally.count(f'refined.{name}')
+            self._tally.time('refine', (time.monotonic() - arrived) * 1e3)
+        except FeatureError as error:
+            self._tally.count(f'refused.{error.kind}')
+            self.notices.warn(error.kind, f'features refused ({error.kind}): {error}. Further ones of this kind are '
+                                          'counted in /diagnostics')
+        except Exception as error:    # one message must not end the worker
+            self._tally.count('failed_frames')
+            self.notices.error(type(error), f'a frame failed ({type(error).__name__}: {str(error)[:200]}); such '
+                                            'frames are counted as failed_frames in /diagnostics')
 
     def _refine(self, robot, message):
         received = unpack(self.bundle, message.data)
@@ -149,26 +158,18 @@ class Offboard(SegmentationNode):
 
     # --- diagnostics ---
 
-    def _report(self):
+    def examine(self) -> dict:
+        """Of the robots, the inference and the model."""
         total, since, seconds = self._tally.report()
         served = sum(number for name, number in since.items() if name.startswith('refined.'))
         values = {'refined_rate': served / seconds, 'refine_ms': self._tally.median_ms('refine'),
-                  'dropped': self._parking.dropped, 'failed_frames': total['failed_frames'],
-                  'fingerprint': self.bundle.fingerprint, 'providers': ' '.join(self._engine.providers),
-                  'criterion': self._settings.criterion, 'robots': len(self._robots), **shares(total, 'exit'),
-                  **shares(total, 'expert')}
-        refused = {name: number for name, number in sorted(total.items()) if name.startswith('refused.')}
-        values.update(refused=sum(refused.values()), **refused)
-        values.update({f"refined.{name or 'own'}": total[f'refined.{name}'] for name in self._robots})
-        if since['failed_frames'] or any(since[name] for name in refused):
-            return WARN, 'features are refused: see the log', values
-        return OK, 'serving', values
+                  'criterion': self._settings.criterion, **shares(total, 'exit'), **shares(total, 'expert')}
+        absent = [name for name, robot in self._robots.items() if not self.count_publishers(robot.features)]
+        return {'robots': health.robots(absent, total, since, list(self._robots)),
+                'inference': health.inference(total, since, self._stint.running_ms, 0.0, values),
+                'model': health.model(self.bundle, self.values['providers'], self._engine.providers)}
 
 
 def main(args=None) -> int:
     """Run the offboard node until it is told to stop; the exit status of the process."""
     return run(Offboard, 'ee_seg_offboard', args)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

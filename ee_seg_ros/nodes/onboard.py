@@ -5,12 +5,11 @@
 Image callback: parks the newest image. Worker thread: infers, publishes the mask, forwards features if the frame did
 not settle. Executor: parameters, refined masks, diagnostics. Thread of `FinalMasks`: lets final masks leave in order.
 """
-import sys
 import time
 from dataclasses import dataclass
 
 import numpy as np
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA
@@ -18,18 +17,17 @@ from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.experts import Choice, ExpertChooser
 from ee_seg_ros.inference.features import pack
 from ee_seg_ros.inference.pixels import refine
-from ee_seg_ros.nodes.conversions import CHANNELS, ImageError, check_image, image_message, to_rgb
-from ee_seg_ros.nodes.diagnostics import ERROR, NO_EXPERT, OK, WARN, Reporter, Tally, shares
+from ee_seg_ros.nodes import health
+from ee_seg_ros.nodes.conversions import ImageError, check_image, compressed_topic, image_message, to_rgb
+from ee_seg_ros.nodes.diagnostics import NO_EXPERT, Tally, shares
 from ee_seg_ros.nodes.final_masks import FinalMasks, Frame, Refined
 from ee_seg_ros.nodes.lifecycle import SegmentationNode
 from ee_seg_ros.nodes.offboard_link import OffboardLink
-from ee_seg_ros.nodes.outputs import UNLABELLED, Outputs, confidence_of, output_size
+from ee_seg_ros.nodes.outputs import UNLABELLED, Outputs, confidence_of, ids_of, output_size
 from ee_seg_ros.nodes.parameters import ONBOARD, expert_of, thresholds_by_expert
 from ee_seg_ros.nodes.qos import IMAGE, overridable
 from ee_seg_ros.nodes.running import run
-from ee_seg_ros.nodes.worker import Pace, Parking, start_thread
-
-QUIET_S = 2.0    # without an image for so long, diagnostics warn
+from ee_seg_ros.nodes.worker import Pace, Parking, Stint, start_thread
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,8 @@ class Settings:
     thresholds: dict       # by expert
     expert: str
     finish: str
-    deadline: float        # seconds
+    deadline: float          # seconds
+    camera_timeout: float    # seconds
     max_rate: float
     output_width: int
     output_height: int
@@ -51,14 +50,15 @@ def settings_of(values: dict, bundle: Bundle) -> Settings:
     # Without a split all of the model is onboard, and nothing is left to finish.
     finish = values['finish'] if bundle.split else 'never'
     return Settings(values['criterion'], thresholds_by_expert(values, bundle), expert_of(values, bundle), finish,
-                    values['deadline_ms'] / 1e3, values['max_rate'], values['output_width'], values['output_height'])
+                    values['deadline_ms'] / 1e3, values['camera_timeout_ms'] / 1e3, values['max_rate'],
+                    values['output_width'], values['output_height'])
 
 
 class Onboard(SegmentationNode):
     """The node on the robot."""
 
     def __init__(self):
-        super().__init__('ee_seg', ONBOARD)
+        super().__init__('ee_seg', ONBOARD, ('camera', 'inference', 'link', 'model'))
 
     # --- lifecycle ---
 
@@ -82,12 +82,14 @@ class Onboard(SegmentationNode):
         stack.callback(self._finals.close)
         self._link = OffboardLink(self, self.bundle, self._finals, self._tally, self.values['features_reliable'])
         stack.callback(self._link.close)
-        self._parking, self._pace = Parking(), Pace()
+        self._parking, self._pace, self._stint = Parking(), Pace(), Stint(self._tally.count)
         stack.callback(start_thread('inference', self._work).join)
         stack.callback(self._parking.close)
         self._outputs.publish_labels()
-        stack.callback(Reporter(self, self._report, f'{self.bundle.name} {self.bundle.fingerprint}').close)
-        self._images = self.create_subscription(Image, 'image', self._on_image, **overridable(IMAGE))
+        compressed = self.values['image_transport'] == 'compressed'
+        self._images = self.create_subscription(
+            CompressedImage if compressed else Image, compressed_topic(self, 'image') if compressed else 'image',
+            self._on_image, **overridable(IMAGE))
         stack.callback(self.destroy_subscription, self._images)
 
     def apply(self, values: dict) -> None:
@@ -119,12 +121,14 @@ class Onboard(SegmentationNode):
     def _on_image(self, message):
         arrived = time.monotonic()
         self._last_image = arrived
+        self._tally.count('arrived')
         try:
             check_image(message)
         except ImageError as error:
             self._refuse_image(error)
             return
-        self._parking.put((message, arrived))
+        if self._parking.put((message, arrived)):
+            self._tally.count('dropped')
 
     def _refuse_image(self, error):
         self._tally.count('bad_images')
@@ -138,16 +142,14 @@ class Onboard(SegmentationNode):
                 return
             self._pace.started(rate)
             _, (message, arrived), dropped = taken
-            try:
-                image = to_rgb(message)
-            except ImageError as error:
-                self._refuse_image(error)
-                continue
-            frame = Frame(message.header, arrived, trace={'dropped_before': dropped})
-            try:
-                self._take(frame, image, self._settings)
-            except Exception as error:    # whatever happens to one frame must not end the worker
-                self._failed('publication', error)
+            with self._stint:
+                try:
+                    self._take(Frame(message.header, arrived, trace={'dropped_before': dropped}), to_rgb(message),
+                               self._settings)
+                except ImageError as error:
+                    self._refuse_image(error)
+                except Exception as error:    # whatever happens to one frame must not end the worker
+                    self._failed('publication', error)
 
     def _take(self, frame, image, settings):
         """From pixels to mask, features and, in time, the final mask; whatever fails, both masks are published."""
@@ -278,7 +280,7 @@ class Onboard(SegmentationNode):
     @staticmethod
     def _ids(frame):
         """The onboard mask as it was published."""
-        return np.frombuffer(frame.mask.data, np.uint8).reshape(frame.mask.height, frame.mask.width)
+        return ids_of(frame.mask)
 
     @staticmethod
     def _with_kept(frame, onboard, refined):
@@ -287,40 +289,23 @@ class Onboard(SegmentationNode):
 
     # --- diagnostics ---
 
-    def _report(self):
+    def examine(self) -> dict:
+        """Of the camera, the inference, the link to the offboard node, and the model."""
         self._link.want_confidence(self._outputs.final_confidence_wanted)
         total, since, seconds = self._tally.report()
-        values = {
-            'masks': total['masks'], 'mask_rate': since['masks'] / seconds, 'dropped': self._parking.dropped,
-            'bad_images': total['bad_images'], 'failed_frames': total['failed_frames'],
-            'mask_ms': self._tally.median_ms('mask'), 'forwarded': total['forwarded'],
-            'feature_bytes_per_second': since['feature_bytes'] / seconds,
-            'round_trip_ms': self._tally.median_ms('round_trip'), 'refined': total['refined'],
-            'refined_late': total['refined_late'], 'refined_refused': total['refined_refused'],
-            'refined_lost': max(0, total['final_late'] - total['refined_late']),
-            'offboard_present': self._link.present, 'fingerprint': self.bundle.fingerprint,
-            'providers': ' '.join(self._engine.providers), 'criterion': self._settings.criterion,
-            'expert': self._settings.expert, **shares(total, 'exit'), **shares(total, 'expert'),
-            **shares(total, 'distortion')}
-        level, message = self._state(since)
-        return level, message, values
-
-    def _state(self, since):
-        if self._link.foreign:
-            return ERROR, f'the offboard node runs another bundle ({self._link.foreign})'
-        if since['failed_frames']:
-            return ERROR, 'frames fail: see the log'
-        if since['bad_images']:
-            return WARN, f"images are refused: see the log (supported: {', '.join(CHANNELS)})"
-        if time.monotonic() - self._last_image > QUIET_S:
-            return WARN, f'no images on {self._images.topic_name}'
-        return OK, 'working'
+        settings, median = self._settings, self._tally.median_ms
+        inference = {'masks': total['masks'], 'mask_rate': since['masks'] / seconds, 'mask_ms': median('mask'),
+                     'criterion': settings.criterion, 'expert': settings.expert, **shares(total, 'exit'),
+                     **shares(total, 'expert'), **shares(total, 'distortion')}
+        link = {'feature_bytes_per_second': since['feature_bytes'] / seconds, 'round_trip_ms': median('round_trip')}
+        silent = time.monotonic() - self._last_image
+        return {
+            'camera': health.camera(self._images.topic_name, silent, settings.camera_timeout, total, since, seconds),
+            'inference': health.inference(total, since, self._stint.running_ms, settings.max_rate, inference),
+            'link': health.link(settings.finish, self._link.present, self._link.foreign, total, since, link),
+            'model': health.model(self.bundle, self.values['providers'], self._engine.providers)}
 
 
 def main(args=None) -> int:
     """Run the onboard node until it is told to stop; the exit status of the process."""
     return run(Onboard, 'ee_seg', args)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -4,13 +4,13 @@
 import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ee_seg_ros.inference.bundle import Bundle
-from ee_seg_ros.nodes.conversions import image_message, jpeg_message
+from ee_seg_ros.nodes.conversions import image_message, jpeg_message, scaled_camera_info
 from ee_seg_ros.nodes.diagnostics import OK, status_array
 from ee_seg_ros.nodes.final_masks import Frame
-from ee_seg_ros.nodes.qos import LATCHED, MASK, TRACE, overridable
+from ee_seg_ros.nodes.qos import IMAGE, LATCHED, MASK, TRACE, overridable
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
@@ -41,16 +41,23 @@ class Outputs:
         self._confidence = publisher(Image, '~/confidence', MASK)
         self._final_confidence = publisher(Image, '~/final_confidence', MASK)
         self._color = publisher(Image, '~/color', MASK)
+        self._final_color = publisher(Image, '~/final_color', MASK)
         self._overlay = publisher(Image, '~/overlay', MASK)
         self._overlay_jpeg = publisher(CompressedImage, '~/overlay/compressed', MASK)
+        self._camera_info = publisher(CameraInfo, '~/camera_info', MASK)
         self._trace = publisher(DiagnosticArray, '~/trace', TRACE)
         self._label_info = publisher(LabelInfo, '~/label_info', LATCHED) if LabelInfo else None
         if LabelInfo is None:
             node.notices.warn('labels', 'vision_msgs is not installed: ~/label_info is off (Nav2 needs it: install '
                                         'ros-DISTRO-vision-msgs)')
 
+        self._calibration = None
+        self._calibrations = node.create_subscription(CameraInfo, 'camera_info', self._on_camera_info,
+                                                      **overridable(IMAGE))
+
     def close(self) -> None:
         """Take all topics away."""
+        self._node.destroy_subscription(self._calibrations)
         for publisher in self._publishers:
             self._node.destroy_publisher(publisher)
 
@@ -63,9 +70,15 @@ class Outputs:
                                  for number, info in enumerate(self._bundle.classes)]
             self._label_info.publish(message)
 
+    def _on_camera_info(self, message):
+        self._calibration = message
+
     def publish_mask(self, frame: Frame) -> None:
-        """Publish the onboard mask of a frame."""
+        """Publish the onboard mask of a frame, and the camera's last calibration scaled to its size."""
         self._mask.publish(frame.mask)
+        if self._calibration is not None and wanted(self._camera_info):
+            self._camera_info.publish(scaled_camera_info(self._calibration, frame.header, frame.mask.width,
+                                                         frame.mask.height))
 
     def publish_pictures(self, frame: Frame, image: np.ndarray) -> None:
         """Confidence, colour mask and overlays of a frame; image: its uint8 (H, W, 3) RGB pixels."""
@@ -75,8 +88,7 @@ class Outputs:
         overlays = wanted(self._overlay), wanted(self._overlay_jpeg)
         if not (any(overlays) or wanted(self._color)):
             return
-        ids = np.frombuffer(frame.mask.data, np.uint8).reshape(height, width)
-        color = self._bundle.palette[ids]
+        color = self._bundle.palette[ids_of(frame.mask)]
         if wanted(self._color):
             self._color.publish(image_message(header, color, 'rgb8'))
         if any(overlays):
@@ -99,11 +111,19 @@ class Outputs:
         mask: the message of the onboard mask, or a refined mask as uint8 (H, W).
         """
         self._final_mask.publish(mask if isinstance(mask, Image) else image_message(frame.header, mask, 'mono8'))
+        if wanted(self._final_color):
+            ids = ids_of(mask) if isinstance(mask, Image) else mask
+            self._final_color.publish(image_message(frame.header, self._bundle.palette[ids], 'rgb8'))
         if confidence is not None:
             self._final_confidence.publish(image_message(frame.header, confidence, 'mono8'))
         self._trace.publish(status_array(frame.header.stamp, frame.header.frame_id, OK,
                                          self._node.get_fully_qualified_name()[1:], frame.trace['final_source'],
                                          frame.trace))
+
+
+def ids_of(mask: Image) -> np.ndarray:
+    """The class ids of a mask that this node made, uint8 (H, W), as a view of the message's data."""
+    return np.frombuffer(mask.data, np.uint8).reshape(mask.height, mask.width)
 
 
 def confidence_of(output, width: int, height: int) -> np.ndarray:

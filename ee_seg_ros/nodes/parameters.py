@@ -91,6 +91,8 @@ _JUDGING = (
 )
 
 ONBOARD = _MODEL + _JUDGING + (
+    Parameter('image_transport', 'str', 'raw', 'What to subscribe to: raw images on `image`, or JPEG or PNG ones on '
+              '`image/compressed`.', choices=('raw', 'compressed'), when=CONFIGURE),
     Parameter('finish', 'str', 'offboard', 'Who finishes frames that did not settle: the offboard node, this node '
               '(the rest of the model runs here), or nobody.', choices=('offboard', 'onboard', 'never')),
     Parameter('expert', 'str', AUTO, "Whose heads judge an image: auto (the expert for the distortion that the "
@@ -99,6 +101,8 @@ ONBOARD = _MODEL + _JUDGING + (
     Parameter('deadline_ms', 'float', 300.0, 'How long a final mask waits for its refinement, in ms from the arrival '
               'of the image.', 0.0, 60000.0),
     Parameter('max_rate', 'float', 0.0, 'Most frames per second to work on; 0: as many as it can.', 0.0, 1000.0),
+    Parameter('camera_timeout_ms', 'float', 1500.0, 'After so long without an image, in ms, /diagnostics warns of a '
+              'dead camera; more than two periods of a slow one.', 50.0, 600000.0),
     Parameter('output_width', 'int', 0, "Width of all masks in pixels; 0: the image's own, or what keeps its shape "
               'if only the height is given.', 0, 8192),
     Parameter('output_height', 'int', 0, "Height of all masks in pixels; 0: the image's own, or what keeps its shape "
@@ -110,7 +114,8 @@ OFFBOARD = _MODEL + _JUDGING + (
 )
 
 CAMERA = (
-    Parameter('source', 'str', 'scenes', 'scenes (procedural street scenes), a folder of images, or a video file.',
+    Parameter('source', 'str', 'scenes', 'scenes (procedural street scenes), a folder of images, a video file, or '
+              'a rosbag2 (BAG, or BAG:/topic).',
               when=START),
     Parameter('rate', 'float', 10.0, 'Images per second.', 0.01, 1000.0, when=START),
     Parameter('frames', 'int', 0, 'Images to publish before it exits; 0: the whole source, or endless.', 0, 2 ** 31 - 1,
@@ -133,6 +138,33 @@ RECORDER = (
               0.0, 3600.0, when=START),
     Parameter('save_masks', 'bool', True, 'Write the masks as PNG files of class ids.', when=START),
     Parameter('offboard', 'bool', True, 'Wait for an offboard node, too, before saying that it is ready.', when=START),
+)
+
+GROUND = (
+    Parameter('bundle', 'str', 'street', 'Name or path of the bundle that the masks come from: it has the class names.',
+              when=START),
+    Parameter('drivable', 'strs', ['Road'], 'Names of the classes that the robot can drive on.', when=START),
+    Parameter('ignored', 'strs', ['Sky'], 'Names of the classes that say nothing of the ground; every other one is an '
+              'obstacle.', when=START),
+    Parameter('base_frame', 'str', 'base_footprint', 'Frame of what is published; its plane z = 0 is the ground.',
+              when=START),
+    Parameter('pose', 'str', 'tf', "Where the camera's pose comes from: /tf_static, from base_frame to the mask's "
+              'frame_id; or the parameters camera_x to camera_yaw.', choices=('tf', 'parameters'), when=START),
+    Parameter('camera_x', 'float', 0.0, 'How far ahead of the origin of base_frame the camera is, in m.', -100.0, 100.0,
+              when=START),
+    Parameter('camera_y', 'float', 0.0, 'How far left of it the camera is, in m.', -100.0, 100.0, when=START),
+    Parameter('camera_z', 'float', 0.0, 'How far above the ground the camera is, in m.', 0.0, 100.0, when=START),
+    Parameter('camera_roll', 'float', 0.0, "Roll of the camera's body (x forward, y left, z up; not of its optical "
+              'frame), in rad: positive leans to the right.', -3.15, 3.15, when=START),
+    Parameter('camera_pitch', 'float', 0.0, "Pitch of the camera's body, in rad: positive looks down.", -3.15, 3.15,
+              when=START),
+    Parameter('camera_yaw', 'float', 0.0, "Yaw of the camera's body, in rad: positive looks to the left.", -3.15, 3.15,
+              when=START),
+    Parameter('reach', 'float', 8.0, 'How far from the origin of base_frame the ground counts, in m: a pixel of pitch '
+              'moves what is far away a lot.', 0.5, 100.0, when=START),
+    Parameter('resolution', 'float', 0.1, 'Size of the cells of the grid, in m.', 0.01, 1.0, when=START),
+    Parameter('point_height', 'float', 0.1, 'Height that the points of the clouds are given, in m: above the '
+              'min_obstacle_height of a costmap.', 0.0, 10.0, when=START),
 )
 
 

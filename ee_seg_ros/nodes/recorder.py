@@ -6,7 +6,6 @@ Listens to the onboard node `ee_seg` and the offboard node in its own namespace.
 stamp, OUT/diagnostics.jsonl what came on /diagnostics, and masks are PNG files of class ids named KIND_STAMP.png.
 """
 import json
-import sys
 import threading
 import time
 from pathlib import Path
@@ -134,7 +133,3 @@ class Recorder(Node):
 def main(args=None) -> int:
     """Run the recorder until it has enough, or is told to stop; the exit status of the process."""
     return run(Recorder, 'recorder', args)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

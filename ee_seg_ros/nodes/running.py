@@ -4,7 +4,7 @@
 import signal
 import socket
 import threading
-from typing import Callable, Sequence
+from typing import Callable
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -18,7 +18,7 @@ class StartError(Exception):
     """The node cannot do its work, for a reason that it has logged already: the process ends with status 1."""
 
 
-def run(make_node: Callable, name: str, args: Sequence[str] = None) -> int:
+def run(make_node: Callable, name: str, args: list | None = None) -> int:
     """Run one node until a signal comes or its `done` event is set; returns the exit status of the process.
 
     make_node: called without arguments after rclpy is up. The node has `start()` (may raise StartError or

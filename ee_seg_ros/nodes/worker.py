@@ -20,13 +20,14 @@ class Parking:
         self._closed = False
         self.dropped = 0
 
-    def put(self, item: Any, key: str = '') -> None:
-        """Park an item in place of the one with the same key that was not taken yet."""
+    def put(self, item: Any, key: str = '') -> bool:
+        """Park an item in place of the one with the same key that was not taken yet; whether there was one."""
         with self._changed:
             replaced = self._items[key][1] + 1 if key in self._items else 0
             self.dropped += replaced > 0
             self._items[key] = (item, replaced)
             self._changed.notify()
+            return replaced > 0
 
     def take(self, not_before: float = 0.0) -> Optional[tuple]:
         """Wait for an item, and until `not_before` (steady s): (key, item, number replaced by it); None when closed."""
@@ -62,6 +63,32 @@ class Pace:
         """Count a frame that starts now."""
         if rate:
             self._next = max(self._next, time.monotonic() - 1 / rate) + 1 / rate
+
+
+class Stint:
+    """How long the worker takes for a frame: `with stint:` around each.
+
+    count(name, number): is told of each frame as `worked` and `work_ms`, in ms.
+    """
+
+    def __init__(self, count: Callable):
+        self._count, self._began = count, None
+
+    def __enter__(self):
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(self, *_):
+        milliseconds = self.running_ms
+        self._began = None
+        self._count('worked')
+        self._count('work_ms', milliseconds)
+
+    @property
+    def running_ms(self) -> float:
+        """How long the frame in progress has taken so far; 0 where there is none."""
+        began = self._began
+        return 0.0 if began is None else (time.monotonic() - began) * 1e3
 
 
 def start_thread(name: str, target: Callable[[], None]) -> threading.Thread:

@@ -13,8 +13,8 @@ from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.search.cascades import threshold_levels
+from ee_seg_ros.search.gain import Seen, look
 from ee_seg_ros.search.gain import fit as fit_gain
-from ee_seg_ros.search.gain import look
 from ee_seg_ros.search.pixels import ClassStatistics, class_statistics, fit_pixels
 from ee_seg_ros.search.pixels import steps as fit_steps
 
@@ -116,32 +116,50 @@ def operating_points(points: list) -> dict:
     return chosen
 
 
-def cross_validated(bundle: Bundle, observed: Observations, criterion: str) -> list:
-    """A criterion's curve as it might be on other images: [{loss, miou, mean_macs}], from little loss to much.
+def cross_validated(bundle: Bundle, observed: Observations, criterion: str, variants: int = 1) -> dict:
+    """A criterion's curve as it might be on other images: {full_miou, full_macs, points: [{loss, miou, mean_macs}]}.
 
     Each block of consecutive frames ends where thresholds say that were chosen on the other blocks: the cheapest of
     `cascades.threshold_levels` that lose at most `loss` of mIoU (0..1) there against the whole network, or those that
     lose least. On the frames that it was chosen on, a curve of several thresholds flatters itself more than one of a
-    single threshold; so criteria are to be compared by this.
+    single threshold; so criteria are to be compared by this. variants: rows of `observed` that show the same frame, one
+    after the other. full_miou, full_macs: of the whole network, on all rows.
     """
     rule, scores = CRITERIA[criterion], observed.scores[criterion]
     count, onboard = len(scores), sum(exit_.onboard for exit_ in bundle.judged_exits)
+    frames = np.array_split(np.arange(count // variants), min(BLOCKS, count // variants))
+    starts = [int(block[0]) * variants for block in frames]
+    images, cost = np.arange(count), observed.macs_of(bundle, criterion)
     ends = np.unique([exits_taken(rule, scores, level)
                       for level in threshold_levels(rule, scores, onboard)], axis=0)
-    matrices, macs = np.stack([observed.matrices_of(criterion, taken) for taken in ends]), np.stack(
-        [observed.macs_of(bundle, criterion)[np.arange(count), taken] for taken in ends])
-    blocks = np.array_split(np.arange(count), min(BLOCKS, count))
-    chosen = np.empty((len(LOSSES), count), int)
-    for block in blocks:
-        rest = np.setdiff1d(np.arange(count), block) if len(blocks) > 1 else block
+    matrices = np.stack([np.add.reduceat(observed.matrices_of(criterion, taken), starts) for taken in ends])
+    macs = np.stack([np.add.reduceat(cost[images, taken], starts) for taken in ends])
+    whole = np.add.reduceat(observed.matrices[:, -1], starts)
+    chosen = np.empty((len(LOSSES), len(frames)), int)
+    for place in range(len(frames)):
+        rest = np.arange(len(frames)) != place if len(frames) > 1 else [True]
         mious = np.array([mean_iou(total) for total in matrices[:, rest].sum(1)])
-        costs, whole = macs[:, rest].mean(1), mean_iou(observed.matrices[rest, -1].sum(0))
+        costs, full = macs[:, rest].sum(1), mean_iou(whole[rest].sum(0))
         for index, loss in enumerate(LOSSES):
-            able = np.flatnonzero(mious >= min(whole - loss, mious.max()))
-            chosen[index, block] = able[costs[able].argmin()]
-    images = np.arange(count)
-    return [{'loss': loss, 'miou': mean_iou(matrices[each, images].sum(0)), 'mean_macs': float(macs[each, images].mean())}
-            for loss, each in zip(LOSSES, chosen)]
+            able = np.flatnonzero(mious >= min(full - loss, mious.max()))
+            chosen[index, place] = able[costs[able].argmin()]
+    blocks = np.arange(len(frames))
+    return {'full_miou': mean_iou(whole.sum(0)), 'full_macs': exit_costs(bundle)[-1], 'points': [
+        {'loss': loss, 'miou': mean_iou(matrices[each, blocks].sum(0)),
+         'mean_macs': float(macs[each, blocks].sum() / count)} for loss, each in zip(LOSSES, chosen)]}
+
+
+def compare_criteria(bundle: Bundle, seen: Seen, gain_scores: np.ndarray) -> None:
+    """Store cross-validated curves of the criteria that stop whole frames, by which one is chosen as the best.
+
+    They are of the images and their altered copies (`search.gain`): a few dozen frames of one drive alone hardly tell
+    one criterion from another. gain_scores: float64 (n, variants, judged), cross-fitted.
+    """
+    count, variants, judged = gain_scores.shape
+    scores = {name: values.reshape(-1, judged) for name, values in {**seen.scores, 'gain': gain_scores}.items()}
+    observed = Observations(seen.matrices.reshape(-1, *seen.matrices.shape[2:]), scores)
+    for name in scores:
+        bundle.document['criteria'][name]['cross_validated'] = cross_validated(bundle, observed, name, variants)
 
 
 def write_document(bundle: Bundle) -> None:
@@ -189,8 +207,11 @@ def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, lim
     scores = None
     if bundle.judged_exits:
         _, samples = samples_of(dataset, root, split, limit)
-        scores = fit_gain(bundle, look(Engine(bundle, threads=threads), samples, lambda done: report(done, total)))
+        seen = look(Engine(bundle, threads=threads), samples, lambda done: report(done, total))
+        copies_too = fit_gain(bundle, seen)
+        scores = copies_too[:, 0]
         bundle.document['criteria']['gain'] = CRITERIA['gain'].entry(len(bundle.judged_exits))
+        compare_criteria(bundle, seen, copies_too)
         bundle = Bundle(bundle.path, bundle.document)
     _, samples = samples_of(dataset, root, split, limit)
     observed = observe(Engine(bundle, threads=threads), samples, lambda done: report(total + done, 2 * total))
@@ -202,7 +223,6 @@ def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, lim
     for criterion, entry in bundle.document['criteria'].items():
         found_levels = levels(bundle, observed, criterion)
         entry['curve'], entry['operating_points'] = curve(found_levels), operating_points(found_levels)
-        entry['cross_validated'] = cross_validated(bundle, observed, criterion)
     state_promises(bundle, observed)
     bundle.document['calibration'] = {
         'bundle_fingerprint': bundle.fingerprint, 'dataset': dataset, 'split': split, 'images': total,

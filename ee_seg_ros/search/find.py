@@ -145,7 +145,9 @@ def _rows(trial, rows):
 
 
 def record(unit: int | None, candidates: Candidates, trial: Trial, row: int, goal: Goal) -> dict:
-    """One setting as JSON: mode, exits (names, the last is unconditional), split (`unit`; None: nothing is forwarded),
+    """One setting as JSON.
+
+    Keys: mode, exits (names, the last is unconditional), split (`unit`; None: nothing is forwarded),
     criterion, thresholds, miou, macs, ms, bytes (means per image), exit_shares, exit_mious (each exit for all images).
 
     In mode anytime `miou` is the mean over the time allowed (`run_anytime`), and the costs are those of all exits.

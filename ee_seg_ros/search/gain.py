@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fits the model of the exit criterion `gain` on labelled images that the bundle was not trained on."""
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
-from ee_seg_ros.evaluation.evaluate import exit_costs, to_the_end
+from ee_seg_ros.evaluation.evaluate import exit_costs, frame_scores, to_the_end
 from ee_seg_ros.evaluation.metrics import confusion
 from ee_seg_ros.inference.bundle import Bundle
+from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.gain import statistics
 
@@ -26,11 +27,13 @@ class Seen:
     """What all exits gave on n images in v variants, the first of which is the image as it is.
 
     matrices: int64 (n, v, exits, classes, classes + 1), see `metrics.confusion`. statistics: float64 (n, v, exits - 1,
-    classes), see `inference.gain.statistics`.
+    classes), see `inference.gain.statistics`. scores: criterion -> float64 (n, v, exits - 1), of those that look at
+    whole frames and need no model, NaN where they give none.
     """
 
     matrices: np.ndarray
     statistics: np.ndarray
+    scores: dict = field(default_factory=dict)
 
 
 def altered(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple:
@@ -61,7 +64,7 @@ def look(engine: Engine, samples: Iterable, report: Callable[[int], None] = lamb
     Raises ValueError if there is no image.
     """
     rng, bundle = np.random.default_rng(0), engine.bundle
-    matrices, found = [], []
+    matrices, found, scores = [], [], {rule.name: [] for rule in CRITERIA.values() if rule.score and not rule.needs}
     for sample in samples:
         for image, labels in [sample, *(altered(*sample, rng) for _ in range(COPIES))]:
             frame = to_the_end(engine, image)
@@ -71,10 +74,15 @@ def look(engine: Engine, samples: Iterable, report: Callable[[int], None] = lamb
             matrices.append([confusion(labels, frame.mask(width, height, output), len(bundle.classes))
                              for output in outputs])
             found.append([statistics(output) for output in outputs[:-1]])
+            for name, rows in scores.items():
+                rows.append(frame_scores(CRITERIA[name], bundle, frame))
         report(len(matrices) // (1 + COPIES))
     if not matrices:
         raise ValueError('there are no images to fit the criterion gain on: check the data set and its split')
-    return Seen(*(np.array(values).reshape(-1, 1 + COPIES, *np.shape(values)[1:]) for values in (matrices, found)))
+
+    def by_image(values):
+        return np.array(values).reshape(-1, 1 + COPIES, *np.shape(values)[1:])
+    return Seen(by_image(matrices), by_image(found), {name: by_image(rows) for name, rows in scores.items()})
 
 
 def contributions(matrices: np.ndarray) -> np.ndarray:
@@ -138,26 +146,27 @@ def predictions(model: list, found: np.ndarray) -> list:
 
 
 def cross_fitted(seen: Seen, targets: list, ridge: float) -> tuple:
-    """(scores float64 (n, judged), error): each image as it is, judged by a model that saw nothing of its block.
+    """(scores float64 (n, v, judged), error): each image in each variant, by a model that saw nothing of its block.
 
     targets: as of `targets_of`, of all variants in one axis. error: mean squared error of the predictions for all
     variants of the blocks left out, as a share of the targets' variance.
     """
     count, variants, judged, classes = seen.statistics.shape
     found, place = seen.statistics.reshape(-1, judged, classes), np.repeat(np.arange(count), variants)
-    scores, errors = np.empty((count, judged)), []
+    scores, errors = np.empty((count, variants, judged)), []
     for block in np.array_split(np.arange(count), min(BLOCKS, count)):
         left_out = np.isin(place, block)
         kept = ~left_out if len(block) < count else left_out    # of a single image there is no other
         model = fit_model(found[kept], [wanted[kept] for wanted in targets], ridge)
-        scores[block] = np.stack([each.max(1) for each in predictions(model, seen.statistics[block, 0])], 1)
+        expected = predictions(model, found[left_out])
+        scores[block] = np.stack([each.max(1) for each in expected], 1).reshape(len(block), variants, judged)
         errors += [((each - wanted[left_out]) ** 2 / (wanted.var(0) + 1e-9)).mean(1)
-                   for each, wanted in zip(predictions(model, found[left_out]), targets)]
+                   for each, wanted in zip(expected, targets)]
     return scores, float(np.concatenate(errors).mean())
 
 
 def fit(bundle: Bundle, seen: Seen) -> np.ndarray:
-    """Store a model in `bundle.document`; returns cross-fitted scores, float64 (n, judged), of the images as they are.
+    """Store a model in `bundle.document`; returns cross-fitted scores, float64 (n, v, judged), of all variants.
 
     Thresholds belong on these: on images that it was fitted on, a model promises more than it keeps. The ridge is
     the one of the least error in cross-validation.

@@ -20,11 +20,13 @@ UNIFORM = 0.998    # ADP-C's limit for all classes
 PAPER = (0.99, UNIFORM)    # CBT's easiest and hardest class on Cityscapes
 # Tried on images that nothing was trained on, from the fewest multiply-accumulates to the most.
 EASIEST, HARDEST, TILE_SHARES = (0.6, 0.8, 0.9, 0.95), (0.95, UNIFORM), (0.0, 0.1, 0.3)
-# Above OFFBOARD of the tiles whole maps take no more time. Onboard stages may not have been trained on tiles.
-OFFBOARD = 0.85
-DENSE = tuple({'onboard': onboard, 'offboard': OFFBOARD} for onboard in (DENSE_ABOVE, 0.0))
-SEND = tuple((limit, margin) for margin in (0, 1) for limit in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98))    # margin: cells
-ALLOWED_LOSS = 0.004, 0.0015    # mIoU that class limits, and cells that are not sent, may lose on those images
+# Shares of active tiles above which whole maps run: behind the split they take no more time from 0.85 on. 0: always,
+# for a network that was not trained on tiles loses much on them.
+DENSE = ({'onboard': DENSE_ABOVE, 'offboard': 0.85}, {'onboard': 0.0, 'offboard': 0.85},
+         {'onboard': 0.0, 'offboard': 0.0})
+# Limit of the class told best and of the one told worst (above 1: its cells are always sent), margin on the grid.
+SEND = tuple((*ends, margin) for margin in (0, 1, 2) for ends in ((0.5, 1.01), (0.6, 1.01), (0.8, 1.01), (0.8, 0.8)))
+ALLOWED_LOSS = 0.004, 0.002    # mIoU that class limits, and cells that are not sent, may lose on those images
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,9 @@ def fit_pixels(engine: Engine, statistics: ClassStatistics, samples: list,
 
     Class limits: of all (limits of the easiest and the hardest class, share of a tile, share of active tiles above
     which stages run on whole maps) tried, those of the fewest multiply-accumulates that lose at most `ALLOWED_LOSS[0]`
-    of mIoU against ADP-C's uniform limit. Cells to send: the (limit, margin) of the fewest bytes that loses at most
-    `ALLOWED_LOSS[1]` against all cells. Both are written into the engine's bundle at once. samples: (image, labels).
+    of mIoU against ADP-C's uniform limit. Cells to send: the class limits and margin of the fewest bytes that lose at
+    most `ALLOWED_LOSS[1]` against all cells. Both are written into the engine's bundle at once. samples: (image,
+    labels).
     """
     bundle = engine.bundle
     pixels = {
@@ -145,21 +148,27 @@ def fit_pixels(engine: Engine, statistics: ClassStatistics, samples: list,
     pixels['fit'] = {'uniform': {'miou': uniform[0], 'mean_macs': uniform[1]},
                      'class_threshold': {'miou': miou, 'mean_macs': macs, 'easiest': easiest, 'hardest': hardest}}
     if bundle.split is not None:
-        _fit_cells(bundle, pixels, measure)
+        _fit_cells(bundle, pixels, statistics, measure)
     return pixels
 
 
-def _fit_cells(bundle, pixels, measure):
-    """The limit and margin of the fewest bytes that lose little; all cells where each loses more."""
+def _fit_cells(bundle, pixels, statistics, measure):
+    """The class limits and the margin of the fewest bytes that lose little; all cells where each loses more.
+
+    Most of a frame is of classes that are told well; what is told badly is the smaller part, and there a label that is
+    sure is often wrong all the same. So the limits lie apart as those of `class_limits`.
+    """
     tried = []
-    for limit, margin in ((1.0, 0), *SEND):
-        pixels['send'], pixels['send_margin'] = [limit] * len(bundle.classes), margin
+    for *ends, margin in ((2.0, 2.0, 0), *SEND):    # no probability exceeds the first limits: all cells
+        limits = class_limits(statistics.probabilities, *ends).round(6).tolist()
+        pixels['send'], pixels['send_margin'] = limits, margin
         miou, _, payload = measure('never')
-        tried.append({'miou': miou, 'bytes': payload, 'limit': limit, 'margin': margin})
+        tried.append({'miou': miou, 'bytes': payload, 'limits': limits, 'easiest': ends[0], 'hardest': ends[1],
+                      'margin': margin})
     able = [entry for entry in tried if entry['miou'] >= tried[0]['miou'] - ALLOWED_LOSS[1]]
     best = min(able, key=lambda entry: entry['bytes'])
-    pixels['fit'] |= {'all_cells': tried[0], 'cells': best}
-    pixels['send'], pixels['send_margin'] = [best['limit']] * len(bundle.classes), best['margin']
+    pixels['send'], pixels['send_margin'] = best.pop('limits'), best['margin']
+    pixels['fit'] |= {'all_cells': {key: tried[0][key] for key in ('miou', 'bytes')}, 'cells': best}
 
 
 def steps(bundle: Bundle) -> int:

@@ -15,8 +15,7 @@ DRIVES, FRAMES = 1 << 30, 400    # procedural drives to draw from, and how far i
 
 
 def _any_level(rng, family):
-    """(name, level) of a distortion of a family; all strengths alike often, for what is hard needs most of the steps.
-    """
+    """(name, level) of a distortion of a family; all strengths alike often: what is hard needs most of the steps."""
     kinds = [kind for kind in DISTORTIONS.values() if kind.family == family]
     kind = kinds[rng.integers(len(kinds))]
     return kind.name, rng.uniform(kind.levels[0], kind.levels[-1])

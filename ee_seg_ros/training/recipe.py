@@ -21,7 +21,10 @@ class Recipe:
     lies behind a unit, the rest frozen) or `experts` (only the expert heads, all else frozen).
     network: spec of a `MultiExitNet`; of the last three, whose network comes from the weights, left out.
     candidates: of stage `heads`: list of {unit, head, name, distillation_share}; the last two are optional. Of stage
-    `tail`: list of {unit, head, name}; one that is called like an exit of the earlier stage takes its place.
+    `tail`: list of {unit, head, name}; one that is called like an exit of the earlier stage takes its place, and keeps
+    the weights that fit it.
+    heads_only: of stage `tail`: train nothing but the heads of `candidates`, each distilled from the one whose place it
+    takes.
     first_unit: of stage `tail`: the first unit to train; None: the first that only the final exit uses. tile: (height,
     width) in cells, of the tiles that it learns to work on, too; see `stages.Tail`. partial: [lowest,
     highest] probability above which a pixel is settled, drawn anew each time, where it shall learn to do without the
@@ -47,6 +50,7 @@ class Recipe:
     splits: list = field(default_factory=list)
     keep: bool = True
     first_unit: int | None = None
+    heads_only: bool = False
     tile: list = field(default_factory=list)
     partial: list = field(default_factory=list)
     experts: list = field(default_factory=list)
@@ -133,9 +137,12 @@ def make_recipe(content: dict, path: str | Path) -> Recipe:
 def _check_tail(recipe, path):
     """What only stage `tail` takes."""
     if recipe.stage != 'tail':
-        if recipe.tile or recipe.partial or recipe.first_unit is not None:
-            raise ValueError(f'{path}: first_unit, tile and partial are for stage tail, not {recipe.stage}')
+        if recipe.tile or recipe.partial or recipe.first_unit is not None or recipe.heads_only:
+            raise ValueError(f'{path}: first_unit, tile, partial and heads_only are for stage tail, not {recipe.stage}')
         return
+    if recipe.heads_only and (not recipe.candidates or recipe.tile or recipe.first_unit is not None):
+        raise ValueError(f'{path}: heads_only trains the heads of `candidates`, which it needs, on whole maps, and no '
+                         'units: leave tile and first_unit out')
     nameless = [entry for entry in recipe.candidates if not entry.get('name')]
     if nameless:
         raise ValueError(f'{path}: a candidate of stage tail needs a name, that of the exit it takes the place of or a '

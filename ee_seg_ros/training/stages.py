@@ -134,9 +134,7 @@ class Tail(Frozen):
         if partial:
             limit = float(torch.empty(()).uniform_(*self.recipe.partial))
             logits, settled = partial_logits(self.net, images, exits, limit, tile)
-            # There the robot's label stays.
-            labels = labels.masked_fill(functional.interpolate(
-                settled[:, None].float(), size=labels.shape[-2:])[:, 0] > 0, UNLABELLED)
+            labels = _without(labels, settled)
         elif tile:
             logits = tiled_logits(self.net, images, tile, exits)
         else:
@@ -145,6 +143,56 @@ class Tail(Frozen):
                   for name, output in logits.items()}
         self.log_dict({f'loss_{name}': loss.detach() for name, loss in losses.items()})
         return sum(loss * (1.0 if name == FINAL else self.recipe.exit_weight) for name, loss in losses.items())
+
+
+class Successors(Frozen):
+    """Heads that take the place of others, each distilled from the one before it (`positive_filtering_loss`).
+
+    Lighter heads, for example, that shall do the same. All else is frozen. With `partial` every second iteration lets
+    only the features of unsettled cells pass the split; what is to be learned is the other head's output of the whole.
+    predecessors: exit name -> head that was there.
+    """
+
+    def __init__(self, net: MultiExitNet, recipe: Recipe, weights: torch.Tensor | None, predecessors: dict):
+        super().__init__(net, recipe, weights, tuple(net.exits[name] for name in predecessors))
+        # In a list they are no modules of this one, neither trained nor kept.
+        self._predecessors = [(part, predecessors[part.name].eval().requires_grad_(False)) for part in net.parts
+                              if part.name in predecessors]
+        self._norms = [norm for module in self._trained for norm in module.modules() if isinstance(norm, _BatchNorm)]
+
+    def on_train_start(self) -> None:
+        """The predecessors go where the network is."""
+        super().on_train_start()
+        for _, head in self._predecessors:
+            head.to(self.device)
+
+    def training_step(self, batch: tuple, index: int) -> torch.Tensor:
+        """The sum of the heads' losses on one batch."""
+        images, labels = batch
+        images, partial = self._input(images), bool(self.recipe.partial) and self.global_step % 2 == 1
+        for norm in self._norms:
+            norm.train(not partial)    # statistics are those of whole features
+        with torch.no_grad():
+            tensors = self.net.features(images)
+            expected = {part.name: head(*[tensors[name] for name in part.inputs]) for part, head in self._predecessors}
+        if partial:
+            limit = float(torch.empty(()).uniform_(*self.recipe.partial))
+            logits, settled = partial_logits(self.net, images, list(expected), limit)
+            labels = _without(labels, settled)
+        else:
+            logits = {part.name: part.module(*[tensors[name] for name in part.inputs])
+                      for part, _ in self._predecessors}
+        losses = {name: positive_filtering_loss(
+            output, expected[name], labels, self.class_weights, self.recipe.loss_stride, self.recipe.distillation_share,
+            self.recipe.distillation_temperature) for name, output in logits.items()}
+        self.log_dict({f'loss_{name}': loss.detach() for name, loss in losses.items()})
+        return sum(losses.values())
+
+
+def _without(labels, settled):
+    """Labels (N, H, W), unlabelled in cells that are settled (N, rows, columns): there the robot's label stays."""
+    where = functional.interpolate(settled[:, None].float(), size=labels.shape[-2:])[:, 0] > 0
+    return labels.masked_fill(where, UNLABELLED)
 
 
 class Heads(Frozen):

@@ -31,7 +31,7 @@ from ee_seg_ros.training.curves import plot_curves
 from ee_seg_ros.training.experts import Experts
 from ee_seg_ros.training.losses import class_weights, shift_classifiers
 from ee_seg_ros.training.recipe import Recipe, read_recipe
-from ee_seg_ros.training.stages import EndToEnd, Heads, Tail
+from ee_seg_ros.training.stages import EndToEnd, Heads, Successors, Tail
 
 
 class _Data(LightningDataModule):
@@ -126,7 +126,13 @@ def _tail(recipe, weights, balance, offsets):
     net = add_exits(select_exits(earlier, {name: name for name in earlier.exit_names if name not in (*new, FINAL)}),
                     recipe.candidates)
     copy_matching(earlier, net)    # a head of another width or kind keeps what it has in common with the one before
-    return Tail(net, recipe, balance)
+    if not recipe.heads_only:
+        return Tail(net, recipe, balance)
+    unknown = sorted(set(new) - set(earlier.exits))
+    if unknown:
+        raise ValueError(f"heads_only distils each candidate from the exit whose place it takes: there is no "
+                         f"{', '.join(unknown)} in this network (it has {', '.join(earlier.exits)})")
+    return Successors(net, recipe, balance, {name: earlier.exits[name] for name in new})
 
 
 def _heads(recipe, weights, balance, offsets):

@@ -84,7 +84,7 @@ def test_video_forwards_jumps_and_back(video):
 
 
 @pytest.mark.parametrize('make, error, says', [
-    (lambda folder: folder / 'nowhere', FileNotFoundError, 'give scenes, a folder of images, or a video file'),
+    (lambda folder: folder / 'nowhere', FileNotFoundError, 'give scenes, a folder of images, a video file, or'),
     (lambda folder: folder, ValueError, 'no images in'),
     (lambda folder: folder / 'text.mp4', ValueError, 'not a video'),
     (lambda folder: folder / 'one.png', ValueError, 'single image'),

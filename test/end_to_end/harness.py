@@ -56,13 +56,18 @@ class NodeProcess:
             arguments += ['-p', f'{name}:={text}']
         with open(log, 'wb') as file:
             self._process = subprocess.Popen(
-                [sys.executable, '-m', f'ee_seg_ros.nodes.{node}', '--ros-args', *arguments], stdout=file,
+                [sys.executable, '-m', 'ee_seg_ros.nodes', node, '--ros-args', *arguments], stdout=file,
                 stderr=subprocess.STDOUT, cwd=ROOT, env=dict(os.environ, PYTHONUNBUFFERED='1'))
 
     @property
     def text(self) -> str:
         """What it has said so far."""
         return self.log.read_text(errors='replace')
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     @property
     def running(self) -> bool:
@@ -201,15 +206,26 @@ class Peer:
                   'all final masks')
         return [self.trace(stamp) for stamp in stamps]
 
-    def call(self, type_, service: str, request):
-        """Call a service; its response."""
+    def call(self, type_, service: str, request, again: bool = False):
+        """Call a service; its response.
+
+        again: ask again if none comes, as where a new node has taken the name of another: the first answer may get
+        lost. For requests that change nothing.
+        """
         if service not in self.clients:
             self.clients[service] = self.node.create_client(type_, service)
         client = self.clients[service]
         self.wait(client.service_is_ready, service)
-        future = client.call_async(request)
-        self.wait(future.done, f'an answer of {service}')
-        return future.result()
+        asked, futures = 0.0, []
+
+        def answered():
+            nonlocal asked
+            if not futures or (again and time.monotonic() - asked > 1):
+                asked = time.monotonic()
+                futures.append(client.call_async(request))
+            return any(future.done() for future in futures)
+        self.wait(answered, f'an answer of {service}')
+        return next(future for future in futures if future.done()).result()
 
     def set(self, node: str = 'ee_seg', **values) -> list:
         """Set parameters one by one; (accepted, reason) of each."""

@@ -205,7 +205,8 @@ def test_finish_onboard_needs_no_server(peer, engine):
 
 
 def test_pictures_are_made_for_those_who_listen(peer, bundle, engine):
-    topics = ('ee_seg/confidence', 'ee_seg/color', 'ee_seg/overlay', 'ee_seg/final_confidence', 'refined_mask')
+    topics = ('ee_seg/confidence', 'ee_seg/color', 'ee_seg/overlay', 'ee_seg/final_confidence', 'ee_seg/final_color',
+              'refined_mask')
     compressed = ('ee_seg/overlay/compressed',)
     subscriptions = peer.listen(Image, *topics) + peer.listen(CompressedImage, *compressed)
     # The onboard node asks for refined confidences from its next second on.
@@ -223,6 +224,9 @@ def test_pictures_are_made_for_those_who_listen(peer, bundle, engine):
     color = peer.message('ee_seg/color', stamp)
     assert (color.encoding, color.step, color.header) == ('rgb8', 720, header_of(stamp))
     np.testing.assert_array_equal(np.frombuffer(color.data, np.uint8).reshape(180, 240, 3), bundle.palette[ids])
+    final_color = np.frombuffer(peer.message('ee_seg/final_color', stamp).data, np.uint8).reshape(180, 240, 3)
+    final_ids = pixels(peer.message('ee_seg/final_mask', stamp))
+    np.testing.assert_array_equal(final_color, bundle.palette[final_ids])
     overlay = np.frombuffer(peer.message('ee_seg/overlay', stamp).data, np.uint8).reshape(180, 240, 3)
     blended = (image.astype(float) + bundle.palette[ids]) / 2
     assert np.abs(overlay - blended).max() <= 1

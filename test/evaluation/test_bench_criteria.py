@@ -52,8 +52,9 @@ def folder(tmp_path_factory):
         document['criteria'][name]['curve'] = [
             {'thresholds': [float(place)] * 4, **{key: cascade(bundle, observed, name, [place] * 4)[key]
                                                   for key in ('miou', 'mean_macs')}} for place in places]
-        document['criteria'][name]['cross_validated'] = [
-            {'loss': 0.0, **point} for point in document['criteria'][name]['curve']]
+        document['criteria'][name]['cross_validated'] = {
+            'full_miou': mean_iou(observed.matrices[:, -1].sum(0)), 'full_macs': exit_costs(bundle)[-1],
+            'points': [{'loss': 0.0, **point} for point in document['criteria'][name]['curve']]}
     document['calibration'] = {'bundle_fingerprint': bundle.fingerprint, 'dataset': 'drawn', 'split': '1000',
                                'images': 3, 'full_miou': mean_iou(observed.matrices[:, -1].sum(0)),
                                'full_macs': exit_costs(bundle)[-1]}
@@ -103,8 +104,8 @@ def test_savings_are_of_these_images_and_apart_from_them_of_the_fitting_ones():
     sweeps = {'entropy': swept((0.6, 10), (0.5, 0)), 'region': swept((0.6, 10), (0.58, 2))}
     validated = {'entropy': [{'miou': 0.6, 'mean_macs': 0}], 'region': [{'miou': 0.5, 'mean_macs': 0}]}
     bundle = SimpleNamespace(document={
-        'calibration': {'full_miou': 0.7, 'full_macs': 10},
-        'criteria': {name: {'cross_validated': points} for name, points in validated.items()}})
+        'criteria': {name: {'cross_validated': {'full_miou': 0.7, 'full_macs': 10, 'points': points}}
+                     for name, points in validated.items()}})
     found = savings_of(bundle, sweeps)
     assert set(found) == {'region'}
     assert found['region']['macs']['mean']['saved'] == pytest.approx(3.5)

@@ -39,7 +39,8 @@ CLAIMS = {'blur_recovered_share', 'noise_recovered_share', 'clean_loss_pp', 'ora
 def outcome(right, settled=True):
     """Of an image with 100 pixels of one class, `right` of which are told: mIoU is right / 100."""
     matrix = np.array([[right, 100 - right, 0], [0, 0, 0]])
-    return Outcome(settled, not settled, matrix, matrix, 10.0, 0 if settled else 1000)
+    return Outcome(settled, not settled, matrix, matrix, ('', 'exit1' if settled else 'final'), 10.0 + right,
+                   0 if settled else 100 * right)
 
 
 def rows(**mious):
@@ -87,6 +88,15 @@ def test_promises_and_outages_by_hand():
     assert outage(frames, 0.5) == 0.5
     assert outage([outcome(40, settled=False)], 0.5) is None and outage(frames, None) is None
     assert list(broken(frames, None)) == []
+
+
+def test_missed_deadlines_by_hand():
+    frames = [outcome(80), outcome(90), outcome(20, settled=False), outcome(90, settled=False)]
+    times = bench.fastest(frames)
+    assert times == {('', 'exit1'): 90, ('', 'final'): 30}    # the fastest of each way
+    # On the link: 20 ms, and 2000 or 9000 bytes at a megabit per second.
+    assert bench.missed(frames, times, 0.0) == 0.25
+    assert bench.missed(frames, times, 11.0) == 0.75
 
 
 def test_recalls_by_hand():

@@ -235,6 +235,30 @@ def test_a_data_set_of_other_classes_is_refused(tmp_path):
         evaluate(str(path), 'scenes', None, '0', 1)
 
 
+def test_a_bag_is_measured_against_its_labels_or_the_final_output(tmp_path):
+    bagging = pytest.importorskip('bagging')
+    bundle = tiny_bundle(tmp_path / 'bundle')
+    images = [mixed_image(seed) for seed in range(3)]
+    stamped = [bagging.raw(seed, image, 'rgb8') for seed, image in enumerate(images)]
+    alone = bagging.write(tmp_path / 'alone', {'/image': stamped}, 'MCAP')
+    found = evaluate(str(bundle), 'bag', str(alone), 'val')
+    assert (found['images'], found['reference']) == (3, 'final output')
+    assert found['exits'][-1]['miou'] == 1 and 0 < found['exits'][0]['miou'] < 1
+    assert 'no labels: against the final output' in report.evaluation_tables(found)[0].title
+
+    engine = Engine(Bundle.load(bundle))
+    labels = [engine.segment(image, 'always').output.mask(*image.shape[1::-1]) for image in images[:2]]
+    labels = [bagging.raw(seed, ids[..., None], 'mono8') for seed, ids in enumerate(labels)]
+    labelled = bagging.write(tmp_path / 'labelled', {'/image': stamped, '/labels': labels})
+    found = evaluate(str(bundle), 'bag', str(labelled), 'val')
+    assert (found['images'], found['reference'], found['exits'][0]['miou']) == (2, 'labels', 1)
+
+    strange = bagging.raw(0, np.full((*images[0].shape[:2], 1), 77, np.uint8), 'mono8')
+    wrong = bagging.write(tmp_path / 'wrong', {'/image': stamped, '/labels': [strange]})
+    with pytest.raises(ValueError, match='the labels hold the id 77: expected 0 to'):
+        evaluate(str(bundle), 'bag', str(wrong), 'val')
+
+
 def test_what_a_search_found_is_measured_as_well(tmp_path, tiny_samples):
     bundle = Bundle.load(tiny_bundle(tmp_path / 'tiny'))
     bundle.document['criteria']['entropy']['operating_points']['searched'] = {'thresholds': [2.0] + [0.0] * 3}

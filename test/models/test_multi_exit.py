@@ -50,12 +50,12 @@ def test_a_network_as_a_chain_computes_what_torchvision_computes(name):
     if name == 'mobilenet_v2':
         original = torchvision.models.mobilenet_v2(weights=None).eval()
         backbone = build_backbone(name)
-        backbone.units.load_state_dict({key: value for key, value in original.features[:18].state_dict().items()})
+        backbone.units.load_state_dict(dict(original.features[:18].state_dict()))
         # dilation instead of the last stride keeps the weights, not the values: compare up to there
         expected, units = original.features[:14](IMAGE), backbone.units[:14]
     else:
         original = getattr(torchvision.models.segmentation, name)(weights=None, weights_backbone=None,
-                                                                   num_classes=5).eval()
+                                                                  num_classes=5).eval()
         backbone = build_backbone(name, classes=5)
         net = MultiExitNet({'backbone': {'name': name}, 'classes': 5, 'exits': [], 'final': {'kind': 'own'},
                             'skip': backbone.low_unit}).eval()

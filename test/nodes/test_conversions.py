@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip('sensor_msgs', reason='needs ROS 2: source a distribution, or install its wheels')
 
-from sensor_msgs.msg import Image  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from ee_seg_ros.nodes import conversions  # noqa: E402
@@ -22,6 +22,7 @@ from ee_seg_ros.nodes.conversions import (  # noqa: E402
     mask_of,
     plane_of,
     png_message,
+    scaled_camera_info,
     to_rgb,
 )
 
@@ -149,3 +150,31 @@ def test_frames_are_known_by_stamp_and_frame_id():
     header = Header(frame_id='eye')
     header.stamp.sec, header.stamp.nanosec = 12, 34
     assert key_of(header) == (12_000_000_034, 'eye')
+
+
+def calibration(**changes):
+    return CameraInfo(width=640, height=480, k=[500.0, 1.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0],
+                      p=[480.0, 0.0, 316.0, -24.0, 0.0, 490.0, 236.0, 0.0, 0.0, 0.0, 1.0, 0.0], **changes)
+
+
+def test_a_calibration_is_scaled_with_the_image():
+    header = Header(frame_id='camera')
+    info = scaled_camera_info(calibration(), header, 320, 120)
+    assert (info.header, info.width, info.height) == (header, 320, 120)
+    np.testing.assert_allclose(info.k, [250, 0.5, 160, 0, 127.5, 60, 0, 0, 1])
+    np.testing.assert_allclose(info.p, [240, 0, 158, -12, 0, 122.5, 59, 0, 0, 0, 1, 0])
+
+
+def test_a_calibration_loses_its_region_of_interest_and_binning():
+    """320x240 pixels from (100, 40) on, read out at half the resolution; masks of 80x60 are a quarter of the region."""
+    roi = RegionOfInterest(x_offset=100, y_offset=40, width=320, height=240, do_rectify=True)
+    info = scaled_camera_info(calibration(roi=roi, binning_x=2, binning_y=2), Header(), 80, 60)
+    np.testing.assert_allclose(info.k, [125, 0.25, 55, 0, 127.5, 50, 0, 0, 1])
+    np.testing.assert_allclose(info.p, [120, 0, 54, -6, 0, 122.5, 49, 0, 0, 0, 1, 0])
+    assert info.roi == RegionOfInterest() and (info.binning_x, info.binning_y) == (0, 0)
+
+
+def test_no_calibration_stays_none():
+    for info in (CameraInfo(width=640, height=480), CameraInfo()):
+        scaled = scaled_camera_info(info, Header(), 320, 240)
+        assert (scaled.width, scaled.height) == (320, 240) and not any(scaled.k) and not any(scaled.p)

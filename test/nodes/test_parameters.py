@@ -10,6 +10,7 @@ from tiny import tiny_bundle
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.nodes.parameters import (
     CAMERA,
+    GROUND,
     OFFBOARD,
     ONBOARD,
     RECORDER,
@@ -21,7 +22,7 @@ from ee_seg_ros.nodes.parameters import (
     thresholds_of,
 )
 
-TABLES = (ONBOARD, OFFBOARD, CAMERA, RECORDER)
+TABLES = (ONBOARD, OFFBOARD, GROUND, CAMERA, RECORDER)
 
 
 @pytest.mark.parametrize('table', TABLES)

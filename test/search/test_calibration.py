@@ -66,10 +66,23 @@ def test_a_cross_validated_curve_does_not_flatter_a_criterion_that_knows_nothing
                                        'confidence': np.broadcast_to(right[:, :-1], (count, 4)).astype(float)})
     random, knowing = (cross_validated(bundle, observed, name) for name in ('entropy', 'confidence'))
     whole, full_cost = mean_iou(matrices[:, -1].sum(0)), sum(graph['macs'] for graph in bundle.graphs.values())
+    assert random['full_miou'] == whole and random['full_macs'] == full_cost
+    random, knowing = random['points'], knowing['points']
     assert [point['loss'] for point in random] == list(LOSSES)
     in_sample = max(point['miou'] for point in levels(bundle, observed, 'entropy'))
     assert max(point['miou'] for point in random) < in_sample > whole
     assert all(point['miou'] > whole and point['mean_macs'] < full_cost for point in knowing)
+
+
+def test_copies_of_a_frame_are_in_one_block(tmp_path, monkeypatch):
+    """Twice the same frame is as good as once: no copy helps to choose the thresholds that the other is judged by."""
+    bundle, rng = Bundle.load(tiny_bundle(tmp_path / 'tiny')), np.random.default_rng(3)
+    matrices, scores = rng.integers(1, 60, (7, 5, CLASSES, CLASSES + 1)), rng.uniform(size=(7, 4))
+    tried = np.sort(rng.uniform(size=(60, 4)), 0)
+    monkeypatch.setattr(calibration, 'threshold_levels', lambda *given: tried)
+    once = cross_validated(bundle, Observations(matrices, {'entropy': scores}), 'entropy')
+    twice = cross_validated(bundle, Observations(matrices.repeat(2, 0), {'entropy': scores.repeat(2, 0)}), 'entropy', 2)
+    assert twice == once and len({point['miou'] for point in once['points']}) > 1
 
 
 def _copies(folder, *names):

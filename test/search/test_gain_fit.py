@@ -101,7 +101,8 @@ def test_the_model_stored_is_the_one_that_the_bundle_reads_and_it_ranks_images(t
     assert stored['ridge'] == gain.RIDGES[0] and stored['cross_validated_error'] < 0.5    # nothing is noise here
     assert [model['later'] for model in stored['exits'].values()] == [list(EXITS[place:]) for place in range(1, 5)]
     whole = np.stack([each.max(1) for each in predictions(list(bundle.gain.values()), seen.statistics[:, 0])], 1)
-    assert scores.shape == whole.shape == (30, 4)
+    assert scores.shape == (30, 2, 4) and whole.shape == (30, 4)
+    scores = scores[:, 0]
     assert np.corrcoef(scores[:, 0], seen.statistics[:, 0, 0, 0])[0, 1] > 0.9
     # Scores are per cost: the tiny bundle's cost grows eightfold from exit to exit, so the nearest exit pays most.
     costs = np.array(exit_costs(bundle)) / 1e9
@@ -148,10 +149,13 @@ def test_what_is_fitted_is_what_the_engine_scores(tiny, samples, monkeypatch):
     seen = look(engine, samples, steps.append)
     assert steps == [1, 2, 3, 4, 5, 6]
     assert seen.matrices.shape == (6, 3, 5, CLASSES, CLASSES + 1) and seen.statistics.shape == (6, 3, 4, CLASSES)
+    assert {name: scores.shape for name, scores in seen.scores.items()} == dict.fromkeys(
+        ('entropy', 'region', 'region_change', 'confidence'), (6, 3, 4))
     bundle = Bundle(tiny.path, {**tiny.document})
     fit(bundle, seen)
     observed = observe(Engine(bundle, threads=1), samples)
     assert np.array_equal(observed.matrices, seen.matrices[:, 0])
+    assert np.array_equal(observed.scores['region'], seen.scores['region'][:, 0], equal_nan=True)
     expected = np.stack([each.max(1) for each in predictions(list(bundle.gain.values()), seen.statistics[:, 0])], 1)
     assert observed.scores['gain'] == pytest.approx(expected)
     assert np.isnan(observe(engine, samples[:1]).scores['gain']).all()    # the bundle without the model

@@ -13,14 +13,14 @@ pytest.importorskip('ee_seg_ros.training', reason='torchvision is not installed 
 pytest.importorskip('lightning', reason='lightning is not installed (make train-env)')
 
 from ee_seg_ros.data.scenes import StreetDrive  # noqa: E402
-from ee_seg_ros.models.multi_exit import MultiExitNet, load_network, save_network  # noqa: E402
+from ee_seg_ros.models.multi_exit import MultiExitNet, add_exits, load_network, save_network  # noqa: E402
 from ee_seg_ros.models.splits import add_splits  # noqa: E402
 from ee_seg_ros.models.tiles import partial_logits, tiled_logits  # noqa: E402
 from ee_seg_ros.training import stages  # noqa: E402
 from ee_seg_ros.training import train as training  # noqa: E402
 from ee_seg_ros.training.curves import read_metrics  # noqa: E402
 from ee_seg_ros.training.recipe import LATER, read_recipe  # noqa: E402
-from ee_seg_ros.training.stages import EndToEnd, Heads, Tail  # noqa: E402
+from ee_seg_ros.training.stages import EndToEnd, Heads, Successors, Tail  # noqa: E402
 from ee_seg_ros.training.train import train  # noqa: E402
 
 PHASES = [{'steps': 2, 'height': 64, 'width': 96, 'scales': [0.5, 1.5], 'jitter': 1.0},
@@ -177,6 +177,61 @@ def test_the_networks_own_exits_stay_where_none_takes_their_place(tmp_path, firs
         torch.testing.assert_close(module.net.state_dict()[name], tensor)
 
 
+LATE = [{'name': 'exit2', 'unit': 10, 'head': {'kind': 'context', 'width': 8, 'rates': [1, 2], 'skip': True}}]
+
+
+def test_a_head_that_takes_anothers_place_is_trained_alone_and_learns_from_it(root, tmp_path, first_stage):
+    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='tail', heads_only=True, candidates=LATE)
+    before, after = (load_network(path) for path in (
+        first_stage, train(recipe, root, tmp_path / 'out', first_stage, threads=1, report=quiet)))
+    old, new = before.state_dict(), after.state_dict()
+    assert after.exit_names == before.exit_names and after.spec['exits'][-1]['head'] == LATE[0]['head']
+    for name in set(old) | set(new):
+        assert name.startswith('exits.exit2.') or torch.equal(old[name], new[name]), name
+    # What fits is taken over, then trained.
+    begun = training._tail(read_recipe(recipe), first_stage, None, torch.zeros(11)).net.state_dict()
+    assert torch.equal(begun['exits.exit2.skip.0.weight'], old['exits.exit2.skip.0.weight'])
+    assert not torch.allclose(new['exits.exit2.skip.0.weight'], old['exits.exit2.skip.0.weight'], atol=1e-6)
+    assert new['exits.exit2.mix.0.weight'].shape != old['exits.exit2.mix.0.weight'].shape
+
+
+def test_such_a_head_learns_what_the_one_before_makes_of_whole_features(tmp_path, first_stage, monkeypatch):
+    """Every second step the features of settled cells are missing: there batch norms keep their statistics."""
+    late = [{'name': 'late', 'unit': 14, 'head': {'kind': 'fcn', 'reduction': 8}}]
+    grown, asked = tmp_path / 'grown.pt', []
+    save_network(add_exits(load_network(first_stage), late), grown)
+    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', heads_only=True, candidates=late,
+                                      partial=[0.1, 0.2]))
+    module, teacher = training._tail(recipe, grown, None, torch.zeros(11)), load_network(grown)
+    module.log_dict = lambda losses: None
+    loss = stages.positive_filtering_loss
+    monkeypatch.setattr(stages, 'positive_filtering_loss', lambda *given: asked.append(given) or loss(*given))
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    labels, norm = torch.randint(0, 11, (2, 64, 96), dtype=torch.uint8), module._norms[0]
+    settled = torch.zeros(2, 4, 6, dtype=torch.bool)
+    settled[0, :2] = True
+    monkeypatch.setattr(stages, 'partial_logits', lambda *given: (partial_logits(*given)[0], settled))
+    for step in (0, 1):
+        monkeypatch.setattr(Successors, 'global_step', step, raising=False)
+        before = norm.running_mean.clone()
+        assert module.training_step((images, labels), 0).requires_grad
+        assert norm.training == (step == 0) and torch.equal(norm.running_mean, before) == (step == 1)
+    whole = teacher(module._input(images), ['late'])['late'].detach()
+    for output, expected, grid, *_ in asked:
+        torch.testing.assert_close(expected, whole, rtol=1e-4, atol=1e-4)
+        assert output.shape == whole.shape
+    assert torch.equal(asked[0][2], labels)
+    assert (asked[1][2][0, :32] == 255).all() and torch.equal(asked[1][2][1], labels[1])
+
+
+def test_a_head_without_one_before_has_nobody_to_learn_from(tmp_path, first_stage):
+    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', heads_only=True,
+                                      candidates=REPLACED[1:]))
+    with pytest.raises(ValueError, match='there is no late in this network .it has exit1, exit2.'):
+        training._tail(recipe, first_stage, None, torch.zeros(11))
+
+
 def test_a_tail_sees_tiles_every_second_step_and_the_final_exit_every_second_pair(tmp_path, first_stage, monkeypatch):
     seen, net = [], load_network(first_stage)
     recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', first_unit=8, tile=[2, 2]))
@@ -291,7 +346,7 @@ def test_a_split_candidate_learns_what_the_final_exit_expects(first_stage, root,
     recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='heads', splits=SPLITS))
     torch.manual_seed(0)
     net = add_splits(load_network(first_stage), SPLITS)
-    module = Heads(net, recipe, None, {name: 0.5 for name in net.exit_names})
+    module = Heads(net, recipe, None, dict.fromkeys(net.exit_names, 0.5))
     images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     labels = torch.randint(0, 11, (2, 64, 96), dtype=torch.uint8)
     found = {}
@@ -363,8 +418,9 @@ def test_later_stages_need_weights_of_an_earlier_one(stage, root, tmp_path):
     ({'stage': 'third'}, "'third' is none of"), ({'epochs': 3}, 'unknown keys epochs'), ({'network': {}}, 'needs a'),
     ({'splits': SPLITS}, 'trained in stage heads'),
     ({'stage': 'tail', 'candidates': [{'unit': 7, 'head': {'kind': 'fcn'}}]}, 'candidate of stage tail needs a name'),
+    ({'stage': 'tail', 'heads_only': True}, 'heads_only trains the heads of `candidates`, which it needs'),
     ({'stage': 'tail', 'tile': [4]}, 'tile is .4.: expected two positive numbers'),
-    ({'stage': 'heads', 'tile': [3, 4]}, 'first_unit, tile and partial are for stage tail, not heads'),
+    ({'stage': 'heads', 'tile': [3, 4]}, 'first_unit, tile, partial and heads_only are for stage tail, not heads'),
     ({'stage': 'tail', 'splits': SPLITS}, 'trained in stage heads; stage tail trains the one split'),
     ({'phases': [{'steps': 1}]}, 'a phase has the keys'), ({'phases': []}, 'at least one phase'),
     ({'phases': [{**PHASES[0], 'steps': 0}]}, '1 or more steps'), ({'warmup_steps': 0}, 'no warm-up')])
