@@ -301,6 +301,11 @@ class Bundle:
         """
         return self.exits if not expert else tuple(self._expert_exit(expert, exit_) for exit_ in self.exits)
 
+    def sharpening(self, expert: str) -> Optional[tuple]:
+        """(sigma in pixels of the network input, amount) of `frame.sharpened` for an expert; None: it has none."""
+        found = self._expert(expert).get('sharpening') if expert else None
+        return None if found is None else (float(found['sigma']), float(found['amount']))
+
     def _expert_exit(self, expert, exit_):
         entry = self._expert(expert)['exits'].get(exit_.name)
         if entry is None:
