@@ -41,7 +41,7 @@ def peer(namespace, node):
     peer.close()
 
 
-def fail(*_):
+def fail(*_, **__):
     raise MemoryError('no memory')
 
 

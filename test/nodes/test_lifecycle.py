@@ -104,10 +104,10 @@ def test_a_transition_in_the_middle_of_a_frame_waits_for_its_masks(node, monkeyp
     assert node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
     begun, go_on, segment = threading.Event(), threading.Event(), node._engine.segment
 
-    def slowly(*arguments):
+    def slowly(*arguments, **named):
         begun.set()
         assert go_on.wait(PATIENCE)
-        return segment(*arguments)
+        return segment(*arguments, **named)
     monkeypatch.setattr(node._engine, 'segment', slowly)
     published = []
     monkeypatch.setattr(node._outputs, 'publish_mask', lambda frame: published.append('mask'))
