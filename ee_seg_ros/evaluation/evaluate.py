@@ -100,19 +100,21 @@ def frame_scores(rule: Criterion, bundle: Bundle, frame: PairResult) -> list:
 
 
 def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = lambda done: None,
-            expert: str = '') -> Observations:
+            expert: str = '', pixels: bool = True) -> Observations:
     """Run every (image, labels) of `samples` through all exits of an engine (part 'all'); see `Observations`.
 
     All criteria are scored, also those for which the bundle has no thresholds yet. expert: as of `Engine.segment`.
+    pixels: False leaves out the criteria by which single pixels stop, half of the work.
     """
     bundle = engine.bundle
     matrices, scores, ends = [], {name: [] for name in CRITERIA}, {}
     pixelwise = [name for name, rule in CRITERIA.items() if rule.pixelwise and name in bundle.limits]
+    rules = {name: rule for name, rule in CRITERIA.items() if pixels or not rule.pixelwise}
     for image, labels in samples:
         whole = to_the_end(engine, image, partial=False, expert=expert)
         matrices.append(_ends(bundle, whole, labels)[0])
         forwarded = to_the_end(engine, image, expert=expert) if bundle.forwards_cells else whole
-        for name, rule in CRITERIA.items():
+        for name, rule in rules.items():
             frame = to_the_end(engine, image, name, expert=expert) if name in pixelwise else forwarded
             scores[name].append(frame_scores(rule, bundle, frame))
             if frame is not whole:
@@ -120,7 +122,7 @@ def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = l
         report(len(matrices))
     if not matrices:
         raise ValueError('there are no images to evaluate')
-    return Observations(np.array(matrices), {name: np.array(rows, np.float64) for name, rows in scores.items()},
+    return Observations(np.array(matrices), {name: np.array(scores[name], np.float64) for name in rules},
                         {name: Ends(*map(np.array, zip(*rows))) for name, rows in ends.items()}, expert)
 
 

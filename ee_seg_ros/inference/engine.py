@@ -8,7 +8,7 @@ from typing import Callable, Optional, Sequence
 import numpy as np
 from onnxruntime import OrtValue
 
-from ee_seg_ros.inference.bundle import Bundle, BundleError
+from ee_seg_ros.inference.bundle import Bundle, BundleError, Exit
 from ee_seg_ros.inference.criteria import CRITERIA, confident_pixels
 from ee_seg_ros.inference.frame import Placement, preprocess
 from ee_seg_ros.inference.graphs import CPU, Graphs
@@ -67,6 +67,19 @@ class Result:
     def exit_name(self) -> str:
         """Name of that exit."""
         return self.output.exit.name
+
+
+def together(exit_: Exit, logits: np.ndarray, outputs: Sequence[ExitOutput]) -> np.ndarray:
+    """Logits float32 (C, h, w) of an expert's exit: the mean over its heads so far, the new one and those of `outputs`.
+
+    On distorted images deeper features of a backbone that has not learned them say little more than earlier ones, but
+    their heads err in other places. The exits' own heads answer alone.
+    """
+    earlier = [output for output in outputs if output.exit.expert == exit_.expert] if exit_.expert else []
+    if not earlier:
+        return logits
+    return (resized(earlier[-1].logits, *logits.shape[1:]) * np.float32(len(earlier)) + logits) / np.float32(
+        len(earlier) + 1)
 
 
 class Engine:
@@ -151,6 +164,7 @@ class Engine:
         else:
             logits = resized(previous, *self.bundle.tensors[exit_.logits]['shape'][2:])
             self.bundle.tiling.scatter(result.tiles.pop(exit_.logits), result.active, logits)
+        logits = together(exit_, logits, result.outputs)
         if previous is not None:
             logits = keep_stopped(previous, logits, result.stopped)
         result.outputs.append(ExitOutput(self.bundle, exit_, logits, result.placement, result.stopped))
@@ -211,9 +225,9 @@ class Engine:
                 break
         result.inference_ms += (time.perf_counter() - began) * 1e3
 
-    def _place(self, image):
+    def _place(self, image, expert):
         began = time.perf_counter()
-        tensor, placement = preprocess(image, self.bundle)
+        tensor, placement = preprocess(image, self.bundle, expert)
         return Result(placement, tensors={'image': OrtValue.ortvalue_from_numpy(tensor)},
                       preprocess_ms=(time.perf_counter() - began) * 1e3)
 
@@ -226,7 +240,7 @@ class Engine:
         pixels; None: the bundle's. expert: whose heads stand in for the exits' own (one of `Bundle.experts`); '': none.
         All experts' graphs are loaded: each frame may name another.
         """
-        result = self._place(image)
+        result = self._place(image, expert)
         self._run_side(self._onboard_stages, result, criterion, thresholds, limits, expert)
         return result
 
@@ -301,7 +315,7 @@ class Engine:
         that there is not.
         """
         *path, _ = self.bundle.path_to(exit_name)
-        result = self._place(image)
+        result = self._place(image, expert)
         began = time.perf_counter()
         for graph in path:
             self._run(graph, result)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ee_seg_ros.models.low_rank import approximate, low_rank
 from ee_seg_ros.models.torchvision_compat import torchvision
 
 REDUCTIONS, BLOCKS = (1, 2, 4, 8), (0, 1, 2, 3)
@@ -133,18 +134,21 @@ class DecoderHead(nn.Module):
 
     The ASPP follows DeepLabV3+ (Chen et al., ECCV 2018) with separable convolutions and without image pooling.
     Input: (N, inputs, h, w) at stride 16 and (N, skip, 2h, 2w) at stride 8; output (N, classes, 4h, 4w).
-    light: join the two by a separable convolution; the full one is more than half of the head's multiply-accumulates.
+    join_rank: join the two by a convolution of this rank (`low_rank`); the whole one, which is more than half of the
+    head's multiply-accumulates, where it is 0.
     """
 
     def __init__(self, inputs: int, classes: int, stride: int = 16, width: int = 128, rates: tuple = (3, 6, 9),
-                 skip: int = 48, light: bool = False):
+                 skip: int = 48, join_rank: int = 0):
         super().__init__()
         self.skip_channels = skip
         self.branches = nn.ModuleList(
             [conv_bn(inputs, width)] + [separable(inputs, width, rate) for rate in rates])
         self.mix = conv_bn(width * (len(rates) + 1), width)
         self.skip = conv_bn(skip, 48, 3)
-        join = separable(width + 48, width) if light else conv_bn(width + 48, width, 3)
+        join = conv_bn(width + 48, width, 3)
+        if join_rank:
+            join[0] = low_rank(width + 48, width, 3, join_rank)
         self.join = nn.Sequential(join, separable(width, width))
         self.dropout = nn.Dropout2d(0.1)
         # What a 1x1 convolution and a pixel shuffle would do, 0.7 ms faster in onnxruntime, whose shuffle is slow.
@@ -223,3 +227,18 @@ def build_head(description: dict, inputs: int, classes: int, stride: int, skip: 
         return kinds[kind](inputs, classes, stride, **knobs)
     except TypeError as error:
         raise ValueError(f'head {description}: {error}') from None
+
+
+def take_over(head: nn.Module, other: nn.Module) -> None:
+    """Let a head begin as another, with every weight of the same name and shape.
+
+    A decoder's join of low rank approximates the other's whole one, which then has to be as wide.
+    """
+    own = head.state_dict()
+    own.update((name, tensor) for name, tensor in other.state_dict().items()
+               if name in own and own[name].shape == tensor.shape)
+    head.load_state_dict(own)
+    if isinstance(head, DecoderHead) and isinstance(other, DecoderHead):
+        ours, theirs = head.join[0][0], other.join[0][0]
+        if isinstance(ours, nn.Sequential) and isinstance(theirs, nn.Conv2d):
+            approximate(ours, theirs)

@@ -323,14 +323,6 @@ def add_exits(net: MultiExitNet, exits: list) -> MultiExitNet:
     return grown
 
 
-def copy_matching(source: MultiExitNet, target: MultiExitNet) -> None:
-    """Copy every weight and statistic of `source` that `target` has by the same name and of the same shape."""
-    own = target.state_dict()
-    own.update((name, tensor) for name, tensor in source.state_dict().items()
-               if name in own and own[name].shape == tensor.shape)
-    target.load_state_dict(own)
-
-
 def select_exits(net: MultiExitNet, exits: dict, final: str = FINAL) -> MultiExitNet:
     """A network with some exits of `net` only, with the same weights (copied), in eval mode.
 

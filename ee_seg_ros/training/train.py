@@ -15,11 +15,11 @@ from lightning.pytorch.loggers import CSVLogger
 
 from ee_seg_ros.data.datasets import Scenes, open_dataset
 from ee_seg_ros.models.experts import add_experts
+from ee_seg_ros.models.heads import take_over
 from ee_seg_ros.models.multi_exit import (
     FINAL,
     MultiExitNet,
     add_exits,
-    copy_matching,
     is_trained,
     load_network,
     save_network,
@@ -125,7 +125,9 @@ def _tail(recipe, weights, balance, offsets):
     new = [entry['name'] for entry in recipe.candidates]
     net = add_exits(select_exits(earlier, {name: name for name in earlier.exit_names if name not in (*new, FINAL)}),
                     recipe.candidates)
-    copy_matching(earlier, net)    # a head of another width or kind keeps what it has in common with the one before
+    for name in new:
+        if name in earlier.exits:    # a head of another width or kind keeps what it has in common with the one before
+            take_over(net.exits[name], earlier.exits[name])
     if not recipe.heads_only:
         return Tail(net, recipe, balance)
     unknown = sorted(set(new) - set(earlier.exits))

@@ -4,6 +4,7 @@
 import json
 from types import SimpleNamespace
 
+import cv2
 import msgpack
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from ee_seg_ros.evaluation.pair import run_pair
 from ee_seg_ros.inference import experts
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.detector import Detection
-from ee_seg_ros.inference.engine import Engine
+from ee_seg_ros.inference.engine import Engine, together
 from ee_seg_ros.inference.experts import AUTO, OFF, ExpertChooser
 from ee_seg_ros.inference.features import FeatureError, pack, unpack
+from ee_seg_ros.inference.frame import preprocess, sharpened
 from ee_seg_ros.inference.pixels import OnboardMap
 
 EXPERTS = {'blur': ('exit1', 'exit2', 'final'), 'noise': ('exit2',)}
@@ -60,11 +62,46 @@ def test_an_expert_stands_in_at_its_exits_and_every_frame_may_have_another(exper
         assert sum(side.macs for side in frame.sides) == sum(expert_bundle.graphs[graph]['macs'] for graph in ran)
 
 
-def test_one_exit_alone(expert_engine, noise):
-    whole = never(expert_engine, noise, 'blur')
-    for place, name in ((1, 'exit2'), (3, 'exit4'), (4, 'final')):
-        np.testing.assert_array_equal(expert_engine.run_exit(noise, name, 'blur').output.logits,
-                                      whole.outputs[place].logits)
+def test_the_heads_of_an_expert_answer_together_on_each_side(expert_engine, noise):
+    whole = never(expert_engine, noise, 'blur').outputs
+    alone = [expert_engine.run_exit(noise, exit_.name, 'blur').output.logits for exit_ in expert_engine.bundle.exits]
+    for place in (0, 2, 3, 4):    # the first ones of each side, and those that are no expert's
+        np.testing.assert_array_equal(whole[place].logits, alone[place])
+    np.testing.assert_allclose(whole[1].logits, (alone[0] + alone[1]) / 2, atol=1e-5)
+
+
+def test_images_of_an_expert_are_sharpened_where_it_says_so(folder, noise):
+    document = json.loads((folder / 'bundle.json').read_text())
+    document['experts']['blur']['sharpening'] = {'sigma': 2.0, 'amount': 1.5}
+    sharp = Bundle(folder, document)
+    assert sharp.sharpening('blur') == (2.0, 1.5) and sharp.sharpening('noise') is sharp.sharpening('') is None
+    engine = Engine(sharp, threads=1)
+    for expert, given in (('blur', sharpened(noise, 2.0, 1.5)), ('noise', noise), ('', noise)):
+        result = engine.segment(noise, 'never', expert=expert)    # whose memory the tensor is
+        np.testing.assert_array_equal(result.tensors['image'].numpy(), preprocess(given, sharp)[0])
+
+
+def test_sharpening_undoes_some_blur_and_smoothing_some_noise():
+    edge = np.zeros((20, 40, 3), np.uint8)
+    edge[:, 20:] = 200
+    blurred = cv2.GaussianBlur(edge, (0, 0), 2)
+
+    def distance(image, other):
+        return np.abs(image.astype(float) - other).mean()
+    assert distance(sharpened(blurred, 2.0, 1.0), edge) < 0.8 * distance(blurred, edge)
+    noisy = (100 + np.random.default_rng(0).normal(0, 20, (40, 40, 3))).astype(np.uint8)
+    assert sharpened(noisy, 1.0, -0.6).std() < 0.7 * noisy.std()
+    assert (sharpened(edge, 2.0, 4.0).max(), sharpened(edge, 2.0, 4.0).min()) == (255, 0)    # clipped
+
+
+def test_the_mean_is_over_all_heads_of_the_expert_so_far():
+    def output(expert, logits):
+        return SimpleNamespace(exit=SimpleNamespace(expert=expert), logits=np.full((2, 3, 4), logits, np.float32))
+    new = np.full((2, 6, 8), 9.0, np.float32)    # of another stride
+    outputs = [output('blur', 3.0), output('blur', 4.5), output('', 100.0)]
+    np.testing.assert_allclose(together(SimpleNamespace(expert='blur'), new, outputs), 6.0)
+    for expert, before in (('', outputs), ('noise', outputs), ('blur', [])):
+        assert together(SimpleNamespace(expert=expert), new, before) is new
 
 
 def test_pixels_that_stop_keep_what_the_expert_said(expert_engine, mixed):
