@@ -10,19 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Optional
 
-import jsonschema
 import numpy as np
 
+from ee_seg_ros.inference.bundle_document import BundleError, is_offboard, path_to, read_document
 from ee_seg_ros.inference.tiles import DENSE_ABOVE, Tiling
 
-FORMAT = 1
 OPERATING_POINTS = ('fast', 'balanced', 'accurate')
-NO_EXPERT = ('', 'clean', 'auto', 'off')    # what no expert can be called
 SEARCHED = 'searched'    # one more, of the criterion that a search chose: the thresholds that it found
-
-
-class BundleError(ValueError):
-    """A bundle that cannot be used; the message tells the user what was found, what was expected and what to do."""
 
 
 @dataclass(frozen=True)
@@ -73,175 +67,6 @@ def find_bundle(name_or_path: str) -> Path:
                       f"(shipped: {', '.join(known) or 'none'})")
 
 
-def _read(path):
-    try:
-        document = json.loads((path / 'bundle.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise BundleError(f'{path}/bundle.json cannot be read ({error}): copy the bundle again') from None
-    found = document.get('format') if isinstance(document, dict) else None
-    if isinstance(found, int) and found > FORMAT:
-        raise BundleError(f'{path} is a bundle of format {found}, newer than this version of ee_seg_ros understands '
-                          f'(format {FORMAT}): update ee_seg_ros, or export the bundle again with this version')
-    schema = json.loads((Path(__file__).parent / 'bundle.schema.json').read_text(encoding='utf-8'))
-    try:
-        jsonschema.validate(document, schema)
-    except jsonschema.ValidationError as error:
-        place = '/'.join(str(part) for part in error.absolute_path) or 'its top level'
-        raise BundleError(f'{path}/bundle.json is not a valid bundle: at {place}: {error.message[:200]}') from None
-    return document
-
-
-def _check_references(document, path):
-    """What a schema cannot say: every name that is used exists, and the sizes fit each other."""
-    tensors, graphs = document['tensors'], document['graphs']
-
-    def expect(known, name, what):
-        if name not in known:
-            raise BundleError(f'{path}/bundle.json names the {what} {name!r}, which it does not define')
-    for graph in graphs.values():
-        for tensor in graph['inputs'] + graph['outputs']:
-            expect(tensors, tensor, 'tensor')
-    for stage in document['stages']:
-        expect(graphs, stage, 'graph')
-    for exit_ in document['exits']:
-        expect(document['stages'], exit_['stage'], 'stage')
-        expect(graphs, exit_['graph'], 'graph')
-    split = document['split']
-    if split is not None:
-        expect(document['stages'], split['after'], 'stage')
-        expect(graphs, split['encode'], 'graph')
-        expect(graphs, split['decode'], 'graph')
-    wanted = [1, 3, document['input']['height'], document['input']['width']]
-    if tensors.get('image', {}).get('shape') != wanted:
-        raise BundleError(f"{path}/bundle.json: tensor 'image' must have the shape {wanted} of its input")
-    for exit_ in document['exits']:
-        shape = tensors[graphs[exit_['graph']]['outputs'][0]]['shape']
-        if shape[1] != len(document['classes']):
-            raise BundleError(f"{path}/bundle.json: exit {exit_['name']} puts out {shape[1]} classes, "
-                              f"the bundle has {len(document['classes'])}")
-
-
-def _check_order(document, path):
-    """Exits lie one behind the other, on both sides of a split, and every graph finds its inputs on its own side."""
-    stages, exits, split = document['stages'], document['exits'], document['split']
-    places = [stages.index(exit_['stage']) for exit_ in exits]
-    if places != sorted(places) or places[-1] != len(stages) - 1:
-        raise BundleError(f'{path}/bundle.json: exits must be listed in the order of their stages, the last one behind '
-                          'the last stage')
-    if split is not None and (_is_offboard(document, exits[0]) or not _is_offboard(document, exits[-1])):
-        raise BundleError(f"{path}/bundle.json: the split after {split['after']} must leave an exit on either side")
-    if split is not None and document['codec'] is None:
-        raise BundleError(f'{path}/bundle.json has a split, but no codec for the features')
-    for exit_ in exits:
-        known = {'image'}
-        for name in _path_to(document, exit_):
-            graph = document['graphs'][name]
-            missing = [tensor for tensor in graph['inputs'] if tensor not in known]
-            if missing:
-                raise BundleError(f'{path}/bundle.json: graph {name} needs the tensor {missing[0]!r}, which no graph '
-                                  'before it, on its side of the split, puts out')
-            # Nothing passes the split but what the encoder puts out.
-            known = set(graph['outputs']) | (set() if split is not None and name == split['encode'] else known)
-
-
-def _check_thresholds(document, path):
-    judged = len(document['exits']) - 1
-    experts = document.get('experts', {})
-    for where, criteria in [('', document['criteria']), *((f' of the expert {family}', expert['criteria'])
-                                                          for family, expert in experts.items())]:
-        for name, criterion in criteria.items():
-            for point, values in criterion['operating_points'].items():
-                if len(values['thresholds']) != judged:
-                    raise BundleError(f'{path}/bundle.json: criterion {name}{where}, operating point {point} has '
-                                      f"{len(values['thresholds'])} thresholds, expected one per exit but the last "
-                                      f'({judged})')
-
-
-def _check_experts(document, path):
-    """Each expert's head reads what its exit's own head reads, or less, and puts out logits of the same shape."""
-    exits = {exit_['name']: document['graphs'][exit_['graph']] for exit_ in document['exits']}
-    for family, expert in document.get('experts', {}).items():
-        if family in NO_EXPERT:
-            raise BundleError(f'{path}/bundle.json calls an expert {family!r}, which means that there is none')
-        for name, entry in expert['exits'].items():
-            graph, own = document['graphs'].get(entry['graph']), exits.get(name)
-            if graph is None or own is None:
-                raise BundleError(f"{path}/bundle.json names an expert {family} of the exit {name!r} with the graph "
-                                  f"{entry['graph']!r}, one of which it does not define")
-            shapes = [document['tensors'][described['outputs'][0]]['shape'] for described in (graph, own)]
-            if not set(graph['inputs']) <= set(own['inputs']) or shapes[0] != shapes[1]:
-                raise BundleError(f'{path}/bundle.json: the expert {family} of exit {name} must read what the exit '
-                                  'reads, and put out logits of the same shape')
-
-
-def _check_tiles(document, path):
-    """Tiles cut all maps behind the first exits into equal parts; limits and mean features are there for each class."""
-    tile, count = document.get('tile'), len(document['classes'])
-    pixels, codec, split = document.get('pixels'), document['codec'] or {}, document['split']
-    stages, first, class_means = document['stages'], document['stages'][0], codec.get('class_means', {})
-    cut = stages[1:] + [exit_['graph'] for exit_ in document['exits'] if exit_['stage'] != first]
-    cut += [split['encode']] if split and class_means else []    # whose cells are sent one by one
-    for name in () if tile is None else cut:
-        for tensor in document['graphs'][name]['inputs'] + document['graphs'][name]['outputs']:
-            height, width = document['tensors'][tensor]['shape'][2:]
-            cells = tile['rows'] * tile['height'], tile['columns'] * tile['width']
-            if (height, width) != (height // cells[0] * cells[0], height // cells[0] * cells[1]):
-                raise BundleError(f'{path}/bundle.json: the map {tensor} of {width}x{height} is no multiple of the '
-                                  f'{cells[1]}x{cells[0]} cells that `tile` speaks of')
-    lists = [] if pixels is None else [*pixels['limits'].values(), pixels['send']]
-    lists += class_means.values()
-    if any(len(values) != count for values in lists):
-        raise BundleError(f'{path}/bundle.json: `pixels` and `class_means` have an entry for each of the {count} '
-                          'classes')
-    needy = [name for name in ('class_threshold', 'uniform') if name in document['criteria']]
-    if pixels is None and needy:
-        raise BundleError(f'{path}/bundle.json has thresholds of the criterion {needy[0]}, but not the `pixels` that '
-                          'it needs: calibrate the bundle again, with --statistics')
-    sent = {name: document['tensors'][name]['shape'][1] for name in (
-        document['graphs'][split['encode']]['outputs'] if split else ())}
-    for name in {**class_means, **sent} if class_means else ():
-        if any(len(mean) != sent.get(name) for mean in class_means.get(name, [[]])):
-            raise BundleError(f'{path}/bundle.json: `class_means` of {name} have not as many channels as what is sent')
-
-
-def _check_gain(document, path):
-    """The model of the criterion `gain` speaks of all exits but the last, of all behind each, and of all classes."""
-    if 'gain' not in document:
-        if 'gain' in document['criteria']:
-            raise BundleError(f'{path}/bundle.json has thresholds of the criterion gain, but not the model `gain` that '
-                              'it needs: calibrate the bundle again')
-        return
-    names, models = [exit_['name'] for exit_ in document['exits']], document['gain']['exits']
-    if sorted(models) != sorted(names[:-1]):
-        raise BundleError(f"{path}/bundle.json: `gain` has models of the exits {', '.join(sorted(models)) or 'none'}, "
-                          f"expected one of each but the last ({', '.join(names[:-1])}): calibrate the bundle again")
-    for name, model in models.items():
-        later, count = names[names.index(name) + 1:], len(document['classes'])
-        if model['later'] != later:
-            raise BundleError(f"{path}/bundle.json: `gain` of {name} speaks of {', '.join(model['later'])}, expected "
-                              f"the exits behind it ({', '.join(later)}): calibrate the bundle again")
-        shape = [len(model['bias']), [len(row) for row in model['weights']]]
-        if shape != [len(later), [count] * len(later)]:
-            raise BundleError(f'{path}/bundle.json: `gain` of {name} must have a bias and {count} weights, one a '
-                              f'class, for each of {len(later)} later exits: calibrate the bundle again')
-
-
-def _is_offboard(document, exit_):
-    stages, split = document['stages'], document['split']
-    return split is not None and stages.index(exit_['stage']) > stages.index(split['after'])
-
-
-def _path_to(document, exit_):
-    """Names of the graphs that this exit alone needs, in the order in which they run."""
-    stages, split = document['stages'], document['split']
-    graphs = []
-    for stage in stages[:stages.index(exit_['stage']) + 1]:
-        graphs.append(stage)
-        if _is_offboard(document, exit_) and stage == split['after']:
-            graphs += [split['encode'], split['decode']]
-    return graphs + [exit_['graph']]
-
-
 class Bundle:
     """A validated bundle. `Bundle.load` reads it; graphs are read, and checked for damage, when an engine needs them.
 
@@ -263,7 +88,7 @@ class Bundle:
         self.exits = tuple(
             Exit(entry['name'], entry['stage'], entry['graph'], self.graphs[entry['graph']]['outputs'][0],
                  float(entry['temperature']), float(self.graphs[entry['graph']]['macs']),
-                 not _is_offboard(document, entry)) for entry in document['exits'])
+                 not is_offboard(document, entry)) for entry in document['exits'])
         self.onboard_exits = tuple(exit_ for exit_ in self.exits if exit_.onboard)
         self.offboard_exits = self.exits[len(self.onboard_exits):]
         self.judged_exits = self.exits[:-1]
@@ -275,14 +100,7 @@ class Bundle:
     def load(cls, name_or_path: str) -> 'Bundle':
         """Load the shipped bundle of that name, or the bundle in that folder. Raises BundleError."""
         path = find_bundle(str(name_or_path))
-        document = _read(path)
-        _check_references(document, path)
-        _check_order(document, path)
-        _check_experts(document, path)
-        _check_thresholds(document, path)
-        _check_gain(document, path)
-        _check_tiles(document, path)
-        return cls(path, document)
+        return cls(path, read_document(path))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -388,7 +206,7 @@ class Bundle:
         """
         for entry in self.document['exits']:
             if entry['name'] == exit_name:
-                return tuple(_path_to(self.document, entry))
+                return tuple(path_to(self.document, entry))
         raise BundleError(f'bundle {self.name} has no exit {exit_name!r}: choose one of '
                           f"{', '.join(exit_.name for exit_ in self.exits)}")
 

@@ -6,7 +6,6 @@ Image callback: parks the newest image. Worker thread: infers, publishes the mas
 not settle. Executor: parameters, refined masks, diagnostics. Thread of `FinalMasks`: lets final masks leave in order.
 """
 import time
-from dataclasses import dataclass
 
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
@@ -24,34 +23,11 @@ from ee_seg_ros.nodes.final_masks import FinalMasks, Frame, Refined
 from ee_seg_ros.nodes.lifecycle import SegmentationNode
 from ee_seg_ros.nodes.offboard_link import OffboardLink
 from ee_seg_ros.nodes.outputs import UNLABELLED, Outputs, confidence_of, ids_of, output_size
-from ee_seg_ros.nodes.parameters import ONBOARD, expert_of, thresholds_by_expert
+from ee_seg_ros.nodes.parameters import ONBOARD
 from ee_seg_ros.nodes.qos import IMAGE, overridable
 from ee_seg_ros.nodes.running import run
+from ee_seg_ros.nodes.settings import settings_of
 from ee_seg_ros.nodes.worker import Pace, Parking, Stint, start_thread
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What of the parameters one frame needs; replaced as a whole, so that a frame sees one state."""
-
-    criterion: str
-    thresholds: dict       # by expert
-    expert: str
-    finish: str
-    deadline: float          # seconds
-    camera_timeout: float    # seconds
-    max_rate: float
-    output_width: int
-    output_height: int
-
-
-def settings_of(values: dict, bundle: Bundle) -> Settings:
-    """Settings from parameter values; ParameterError or BundleError where they do not fit the bundle."""
-    # Without a split all of the model is onboard, and nothing is left to finish.
-    finish = values['finish'] if bundle.split else 'never'
-    return Settings(values['criterion'], thresholds_by_expert(values, bundle), expert_of(values, bundle), finish,
-                    values['deadline_ms'] / 1e3, values['camera_timeout_ms'] / 1e3, values['max_rate'],
-                    values['output_width'], values['output_height'])
 
 
 class Onboard(SegmentationNode):

@@ -1,0 +1,31 @@
+# Copyright 2026 The ee_seg_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What one frame of the onboard node needs of the parameters."""
+from dataclasses import dataclass
+
+from ee_seg_ros.inference.bundle import Bundle
+from ee_seg_ros.nodes.parameters import expert_of, thresholds_by_expert
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What of the parameters one frame needs; replaced as a whole, so that a frame sees one state."""
+
+    criterion: str
+    thresholds: dict         # by expert
+    expert: str
+    finish: str
+    deadline: float          # seconds
+    camera_timeout: float    # seconds
+    max_rate: float
+    output_width: int
+    output_height: int
+
+
+def settings_of(values: dict, bundle: Bundle) -> Settings:
+    """Settings from parameter values; ParameterError or BundleError where they do not fit the bundle."""
+    # Without a split all of the model is onboard, and nothing is left to finish.
+    finish = values['finish'] if bundle.split else 'never'
+    return Settings(values['criterion'], thresholds_by_expert(values, bundle), expert_of(values, bundle), finish,
+                    values['deadline_ms'] / 1e3, values['camera_timeout_ms'] / 1e3, values['max_rate'],
+                    values['output_width'], values['output_height'])
