@@ -15,6 +15,7 @@ from ee_seg_ros.search.calibration import ALLOWED_LOSS, STATED, curve, levels, s
 # Of the images in pixels of the network input, see `inference.frame.sharpened`; the last one smooths.
 SHARPENING = (None, {'sigma': 3.0, 'amount': 1.0}, {'sigma': 3.0, 'amount': 2.0}, {'sigma': 3.0, 'amount': 4.0},
               {'sigma': 1.0, 'amount': -0.6})
+KEPT = 0.4    # of the broken promises of the exits' own heads: fewer than half, for these images are few
 
 
 def distorted(samples: Iterable, family: str) -> Iterator:
@@ -34,9 +35,10 @@ def expert_points(bundle: Bundle, criterion: str, points: list, observed: Observ
     """An expert's operating points of a criterion, each with the promise that the exits' own heads make when clean.
 
     Of `points` (`calibration.levels`) that lose no more than is allowed against the whole network and settle at least
-    as many of these images onboard as the exits' own heads do (`before`), the one that breaks the fewest promises;
-    the best mIoU, then the lowest cost, among equals. An own head that is sure of what it cannot see is not to be
-    outdone in that, only in being right.
+    as many of these images onboard as the exits' own heads do (`before`), the one of the best onboard masks that breaks
+    no more than `KEPT` of the share of promises that these break; where none does, the one that breaks the fewest. The
+    lowest cost among equals. An own head that is sure of what it cannot see is not to be outdone in that, only in being
+    right.
     """
     found = {}
     for name, stated in bundle.document['criteria'][criterion]['operating_points'].items():
@@ -47,12 +49,15 @@ def expert_points(bundle: Bundle, criterion: str, points: list, observed: Observ
         able = [point for point in able if point['loss_bound'] <= ALLOWED_LOSS[name]] or able
         broken = {id(point): broken_share(bundle, observed, criterion, point['thresholds'], stated['promise'])
                   for point in able}
-        best = min(able, key=lambda point: (broken[id(point)], -point['miou'], point['mean_macs']))
+        own_broken = broken_share(bundle, before, criterion, stated['thresholds'], stated['promise'])
+        fewest = max(KEPT * own_broken, min(broken.values()))
+        best = min((point for point in able if broken[id(point)] <= fewest),
+                   key=lambda point: (-point['onboard_miou'], broken[id(point)], point['mean_macs']))
         found[name] = {
             **{key: best[key] for key in STATED}, 'promise': stated['promise'], 'broken': broken[id(best)],
             'without_expert': {
                 **{key: own[key] for key in ('miou', 'mean_macs', 'onboard_miou', 'forwarded_share')},
-                'broken': broken_share(bundle, before, criterion, stated['thresholds'], stated['promise'])}}
+                'broken': own_broken}}
     return found
 
 
