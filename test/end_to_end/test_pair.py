@@ -84,7 +84,8 @@ def test_trace_has_every_key_of_the_contract(peer):
     trace, = peer.finals([peer.segment(scene(1))])
     assert set(trace) == {'exit', 'criterion', 'score', 'threshold', 'stopped_share', 'settled', 'forwarded',
                           'sent_cells', 'feature_bytes', 'final_source', 'refined_age_ms', 'preprocess_ms',
-                          'inference_ms', 'postprocess_ms', 'mask_ms', 'dropped_before', 'expert'}
+                          'inference_ms', 'postprocess_ms', 'mask_ms', 'dropped_before', 'expert', 'distortion',
+                          'distortion_level', 'detector_ms'}
     assert trace['criterion'] == 'never' and trace['dropped_before'] == '0' and trace['stopped_share'] == ''
     assert float(trace['mask_ms']) >= float(trace['inference_ms']) > 0
 
