@@ -156,7 +156,8 @@ def test_nothing_is_left_behind(managed, load, peer, monkeypatch):
     # Fewer are fine: Fast DDS has some for other participants, which come and go.
     peer.wait(lambda: all(now <= then for now, then in zip(holdings(process, peer), held)), f'no more than {held}')
     after = holdings(process, peer)[-1]
-    assert after - before < 20, f'{before:.0f} MB became {after:.0f}: a lap leaves something behind'
+    # What is loaded for one lap takes more than that by itself; how much is pending differs with the machine's load.
+    assert after - before < 50, f'{before:.0f} MB became {after:.0f}: a lap leaves something behind'
 
 
 @pytest.mark.parametrize('node, transitions, shutdown', [
