@@ -62,7 +62,7 @@ def run_pair(engine: Engine, image: np.ndarray, criterion: str, thresholds: Sequ
     where the bundle knows them; a frame without any is not forwarded.
     """
     robot = engine.segment(image, criterion, thresholds, limits, expert)
-    if robot.settled or engine.bundle.split is None:
+    if robot.settled or engine.bundle.split is None or not engine.bundle.refines(expert):
         return PairResult([robot], expert=expert)
     onboard = engine.onboard_map(robot)
     if not partial:

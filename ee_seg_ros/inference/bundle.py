@@ -124,6 +124,17 @@ class Bundle:
         found = self._expert(expert).get('sharpening') if expert else None
         return None if found is None else (float(found['sigma']), float(found['amount']))
 
+    def refines(self, expert: str = '') -> bool:
+        """Whether forwarding is worth it: not where an expert's last onboard exit is better than all behind the split.
+
+        By the mIoUs of its calibration: exits behind the split may have no expert of that family. True if not known.
+        """
+        found = self._expert(expert).get('calibration') if expert else None
+        if found is None or self.split is None:
+            return True
+        mious = {entry['name']: entry['miou'] for entry in found['exits']}
+        return max(mious[exit_.name] for exit_ in self.offboard_exits) > mious[self.onboard_exits[-1].name]
+
     def _expert_exit(self, expert, exit_):
         entry = self._expert(expert)['exits'].get(exit_.name)
         if entry is None:

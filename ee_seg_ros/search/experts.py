@@ -93,6 +93,7 @@ def calibrate_experts(bundle: Bundle, samples: list, threads: int = 2,
     total, criteria = len(samples), bundle.document['criteria']
     for family in bundle.experts:
         expert = bundle.document['experts'][family]
+        expert.pop('calibration', None)    # by which frames would not be forwarded
         choose_sharpening(bundle, family, samples, threads, report)
         found = calibrate_temperatures(labelled_pixels(Engine(bundle, threads=threads), distorted(samples, family),
                                                        lambda done: report(done, 3 * total), family))

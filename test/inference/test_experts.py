@@ -62,6 +62,19 @@ def test_an_expert_stands_in_at_its_exits_and_every_frame_may_have_another(exper
         assert sum(side.macs for side in frame.sides) == sum(expert_bundle.graphs[graph]['macs'] for graph in ran)
 
 
+@pytest.mark.parametrize('behind, forwarded', [((0.3, 0.2, 0.1), False), ((0.3, 0.5, 0.1), True)])
+def test_nothing_is_forwarded_to_exits_that_are_worse_at_it(expert_bundle, expert_engine, noise, monkeypatch, behind,
+                                                            forwarded):
+    """They may have no expert of that family: then the onboard mask is the best there is."""
+    mious = dict(zip(('exit1', 'exit2', 'exit3', 'exit4', 'final'), (0.5, 0.4, *behind)))
+    measured = {'exits': [{'name': name, 'miou': miou} for name, miou in mious.items()]}
+    monkeypatch.setitem(expert_bundle.document['experts']['blur'], 'calibration', measured)
+    assert expert_bundle.refines('blur') == forwarded and expert_bundle.refines('noise') and expert_bundle.refines()
+    frame = never(expert_engine, noise, 'blur')
+    assert len(frame.sides) == 1 + forwarded and not frame.sides[0].settled
+    assert len(never(expert_engine, noise).sides) == 2
+
+
 def test_the_heads_of_an_expert_answer_together_on_each_side(expert_engine, noise):
     whole = never(expert_engine, noise, 'blur').outputs
     alone = [expert_engine.run_exit(noise, exit_.name, 'blur').output.logits for exit_ in expert_engine.bundle.exits]
