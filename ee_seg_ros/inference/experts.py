@@ -10,6 +10,8 @@ from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.detector import Detector, Watch
 
 AUTO, OFF = 'auto', 'off'
+# A look takes about a millisecond: a third of that a frame. What stays for six frames is no passing shadow.
+EVERY, PATIENCE = 3, 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class ExpertChooser:
 
     def __init__(self, bundle: Bundle):
         self._experts = bundle.experts
-        self._watch = Watch(Detector(bundle)) if bundle.detector is not None else None
+        self._watch = Watch(Detector(bundle), EVERY, PATIENCE) if bundle.detector is not None else None
 
     def choose(self, image: np.ndarray, asked: str) -> Choice:
         """The expert for an image, uint8 (H, W, 3) RGB.
