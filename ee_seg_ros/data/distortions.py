@@ -194,7 +194,7 @@ def random_distortion(rng: np.random.Generator, family: str) -> tuple:
 
 def _known(name, text=None):
     if name not in DISTORTIONS:
-        raise ValueError(f"no distortion {text or name!r}: expected clean, or NAME:LEVEL with a name of "
+        raise ValueError(f'no distortion {text or name!r}: expected clean, or NAME:LEVEL with a name of '
                          f"{', '.join(DISTORTIONS)}, for example noise:20")
     return DISTORTIONS[name]
 

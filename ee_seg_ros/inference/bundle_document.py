@@ -115,7 +115,7 @@ def _check_experts(document, path):
         for name, entry in expert['exits'].items():
             graph, own = document['graphs'].get(entry['graph']), exits.get(name)
             if graph is None or own is None:
-                raise BundleError(f"{path}/bundle.json names an expert {family} of the exit {name!r} with the graph "
+                raise BundleError(f'{path}/bundle.json names an expert {family} of the exit {name!r} with the graph '
                                   f"{entry['graph']!r}, one of which it does not define")
             shapes = [document['tensors'][described['outputs'][0]]['shape'] for described in (graph, own)]
             if not set(graph['inputs']) <= set(own['inputs']) or shapes[0] != shapes[1]:

@@ -150,7 +150,7 @@ class Detector:
             raise BundleError(f'bundle {bundle.name} has no detector of distortions: export it with --detector, or set '
                               'the parameter `expert` to off or to the name of an expert')
         if described['features'] != FEATURES:
-            raise BundleError(f"the detector of bundle {bundle.name} judges by features of version "
+            raise BundleError(f'the detector of bundle {bundle.name} judges by features of version '
                               f"{described['features']}, this version of ee_seg_ros computes {FEATURES}: train the "
                               'detector again, or update ee_seg_ros')
         self.families = tuple(described['families'])

@@ -201,8 +201,7 @@ class Onboard(SegmentationNode):
                 if onboard.sent is None or onboard.sent.any():    # else there is nothing to refine
                     features = self._engine.encode(result)
                     frame.kept, frame.placement = self._engine.kept(result, onboard), result.placement
-                    payload = b'' if here else pack(self.bundle, features, result.placement, size,
-                                                         onboard, expert)
+                    payload = b'' if here else pack(self.bundle, features, result.placement, size, onboard, expert)
             except Exception as error:
                 self._failed('packing of the features', error)
         if payload is None:

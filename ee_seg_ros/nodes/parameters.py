@@ -95,7 +95,7 @@ ONBOARD = _MODEL + _JUDGING + (
               '`image/compressed`.', choices=('raw', 'compressed'), when=CONFIGURE),
     Parameter('finish', 'str', 'offboard', 'Who finishes frames that did not settle: the offboard node, this node '
               '(the rest of the model runs here), or nobody.', choices=('offboard', 'onboard', 'never')),
-    Parameter('expert', 'str', AUTO, "Whose heads judge an image: auto (the expert for the distortion that the "
+    Parameter('expert', 'str', AUTO, 'Whose heads judge an image: auto (the expert for the distortion that the '
               "bundle's detector sees; the exits' own without a detector), off (always the exits' own), or the name of "
               "one of the bundle's experts."),
     Parameter('deadline_ms', 'float', 300.0, 'How long a final mask waits for its refinement, in ms from the arrival '

@@ -132,7 +132,7 @@ def _tail(recipe, weights, balance, offsets):
         return Tail(net, recipe, balance)
     unknown = sorted(set(new) - set(earlier.exits))
     if unknown:
-        raise ValueError(f"heads_only distils each candidate from the exit whose place it takes: there is no "
+        raise ValueError(f'heads_only distils each candidate from the exit whose place it takes: there is no '
                          f"{', '.join(unknown)} in this network (it has {', '.join(earlier.exits)})")
     return Successors(net, recipe, balance, {name: earlier.exits[name] for name in new})
 
