@@ -28,7 +28,8 @@ class Parameter:
 
     kind: bool, int, float, str, floats or strs. low, high: range of a number, inclusive. choices: what a text may be.
     when: 'live' (any time), 'configure' (read by on_configure: refused while the node is configured) or 'start'
-    (read once when the process starts: read-only).
+    (read once when the process starts: read-only). false_is: the text that is meant by `false`, which YAML, and so ROS,
+    makes of a bare `off`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Parameter:
     high: Any = None
     choices: Sequence[str] = ()
     when: str = LIVE
+    false_is: Any = None
 
     def check(self, value: Any) -> Any:
         """The value as this parameter's type (whole numbers do for float). Raises ParameterError."""
@@ -49,6 +51,8 @@ class Parameter:
         return self._check_one(value, self.kind)
 
     def _check_one(self, value, kind):
+        if value is False and self.false_is is not None:
+            value = self.false_is
         fits = {'bool': isinstance(value, bool), 'str': isinstance(value, str),
                 'int': isinstance(value, int) and not isinstance(value, bool),
                 'float': isinstance(value, (int, float)) and not isinstance(value, bool)}[kind]
@@ -97,7 +101,7 @@ ONBOARD = _MODEL + _JUDGING + (
               '(the rest of the model runs here), or nobody.', choices=('offboard', 'onboard', 'never')),
     Parameter('expert', 'str', AUTO, 'Whose heads judge an image: auto (the expert for the distortion that the '
               "bundle's detector sees; the exits' own without a detector), off (always the exits' own), or the name of "
-              "one of the bundle's experts."),
+              "one of the bundle's experts.", false_is=OFF),
     Parameter('deadline_ms', 'float', 300.0, 'How long a final mask waits for its refinement, in ms from the arrival '
               'of the image.', 0.0, 60000.0),
     Parameter('max_rate', 'float', 0.0, 'Most frames per second to work on; 0: as many as it can.', 0.0, 1000.0),

@@ -83,6 +83,8 @@ def start(namespace, tmp_path_factory):
     def start_one(node, /, **parameters):
         if node in ('onboard', 'offboard'):
             parameters.setdefault('threads', 1)
+        if node == 'onboard':    # masks are compared with those of the exits' own heads
+            parameters.setdefault('expert', 'off')
         processes.append(NodeProcess(folder / f'{len(processes)}_{node}.log', node, namespace, **parameters))
         return processes[-1]
     yield start_one

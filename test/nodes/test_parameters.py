@@ -111,3 +111,11 @@ def test_the_expert_is_one_that_the_bundle_has(tmp_path):
     assert thresholds_by_expert(values, bundle) == {'': (0.5,) * 4, 'blur': (0.25,) * 4}
     given = {**values, 'thresholds': [0.1] * 4}    # explicit ones win
     assert thresholds_by_expert(given, bundle) == {'': (0.1,) * 4, 'blur': (0.1,) * 4}
+
+
+def test_a_bare_off_is_the_text_off():
+    """YAML, and so ROS's parameter files and command line, make `false` of it."""
+    expert = next(parameter for parameter in ONBOARD if parameter.name == 'expert')
+    assert expert.check(False) == expert.check('off') == 'off'
+    with pytest.raises(ParameterError, match='expert is True'):
+        expert.check(True)
