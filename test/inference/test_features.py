@@ -223,7 +223,7 @@ def test_other_mean_features_are_another_bundle(tiled, forwarded):
     lambda d: d['tensors']['low'].update(data=b'short'),
     lambda d: d['tensors']['low'].update(data=b'\xff' * len(d['tensors']['low']['data'])),
     lambda d: d.update(split='stage9'),
-    lambda d: d.update(expert='blur'),
+    lambda d: d.update(expert='snow'),
     lambda d: d.update(extra=1),
     lambda d: d.pop('cells') and None,
     lambda d: d.pop('classes') and None,
