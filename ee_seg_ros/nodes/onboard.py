@@ -192,7 +192,7 @@ class Onboard(SegmentationNode):
         """Queue the frame for its final mask, having seen to its refinement if there can be one."""
         here = settings.finish == 'onboard'
         wanted = (result is not None and not result.settled and settings.finish != 'never'
-                  and self.bundle.refines(expert) and (here or self._link.present)
+                  and self._engine.bundle.refines(expert) and (here or self._link.present)
                   and self._finals.may_forward(frame.key))
         payload = None
         if wanted:
