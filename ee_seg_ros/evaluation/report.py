@@ -40,7 +40,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], tex
     result = Table(title=title, title_justify='left', title_style='bold', box=SIMPLE_HEAD,
                    pad_edge=False, collapse_padding=True)
     for index, column in enumerate(columns):
-        result.add_column(column, justify='left' if index < text_columns else 'right', no_wrap=True)
+        # What a row is about is never cut, however long the rest of it.
+        least = max((len(row[0]) for row in rows), default=0) if index == 0 else None
+        result.add_column(column, justify='left' if index < text_columns else 'right', no_wrap=True, min_width=least)
     for row in rows:
         result.add_row(*row)
     return result
