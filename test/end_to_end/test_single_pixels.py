@@ -79,7 +79,9 @@ def test_the_criterion_is_switched_while_the_nodes_run(pair, peer, engine):
             frame, trace, stamp = check(peer, engine, mixed_image(seed), criterion)
             stamps.append(stamp)
             assert trace['final_source'] == 'refined' and trace['forwarded'] == 'true'
-            assert 0 < float(trace['sent_cells']) <= 1
+            # Where pixels stop one by one, whole tiles are sent: here all of them may be.
+            assert 0 < float(trace['sent_cells']) <= 1 and (
+                float(trace['sent_cells']) < 1 or criterion in ('class_threshold', 'uniform'))
             shares.append(float(trace['sent_cells']))
             sent[criterion, seed] = int(trace['feature_bytes'])
             assert frame.kept.any() and not frame.kept.all()
