@@ -1,5 +1,16 @@
 # Copyright 2026 The ee_seg_ros authors
-# SPDX-License-Identifier: Apache-2.0
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Start both nodes on one machine, with or without a camera.
 
 `ros2 launch ee_seg_ros pair.launch.py --show-args` lists the arguments; `camera:=false image:=/front/image_raw` takes
