@@ -26,13 +26,15 @@ from ee_seg_ros.evaluation.evaluate import to_the_end
 from ee_seg_ros.evaluation.metrics import confusion
 from ee_seg_ros.evaluation.savings import Outcome, Sweep, cost_at, intervals, sweep
 from ee_seg_ros.evaluation.timing import median_times, size_of
-from ee_seg_ros.inference.engine import Engine, Result
-from ee_seg_ros.inference.outputs import GRID
+from ee_seg_ros.inference.engine import Engine
+from ee_seg_ros.inference.outputs import GRID, ExitOutput
+from ee_seg_ros.inference.result import Result
+from ee_seg_ros.inference.windows import HALO, Window, best_window, means, whole
 
 WHOLE, CELLS, CBT, PAPER = 'all pixels, all cells', 'all pixels, unsettled cells', 'class_threshold', 'CBT 0.99..0.998'
 UNIFORM = {f'uniform {limit:g}': limit for limit in (0.998, 0.99, 0.95, 0.9, 0.8, 0.7)}
 ADP_C = 'uniform 0.998'    # the paper's
-QUARTER, SHARES = 0.25, 10    # of the tiles; bins of the histogram
+QUARTER, SHARES = 0.25, 10    # of the cells; bins of the histogram
 
 
 def settings_of(engine: Engine) -> dict:
@@ -48,8 +50,8 @@ def settings_of(engine: Engine) -> dict:
 def outcomes(engine: Engine, samples: Iterable, report: Callable[[], None] = lambda: None) -> tuple:
     """({name: Outcome}, active shares): all of `settings_of` on every (image, labels), each time in another order.
 
-    Costs are `macs`, `ms` (image to final mask) and `bytes`, sent. active shares: float64 (n,), of the tiles on which
-    `class_threshold` runs the second stage.
+    Costs are `macs`, `ms` (image to final mask) and `bytes`, sent. active shares: float64 (n,), of the cells for which
+    `class_threshold` runs the last stage.
     """
     settings, random, active = settings_of(engine), Random(0), []
     found = {name: ([], {'macs': [], 'ms': [], 'bytes': []}) for name in settings}
@@ -70,27 +72,35 @@ def outcomes(engine: Engine, samples: Iterable, report: Callable[[], None] = lam
             for key, value in (('macs', frame.macs_at[-1]), ('ms', passed), ('bytes', len(frame.payload(engine)))):
                 costs[key].append(value)
             if name == CBT:
-                first = frame.outputs[0].stopped
-                active.append(float(engine.bundle.tiling.active(first).mean()))
+                active.append(_last_share(frame))
         report()
     return {name: Outcome({'name': name}, np.array(matrices),
                           {key: np.array(values, float) for key, values in costs.items()})
             for name, (matrices, costs) in found.items()}, np.array(active)
 
 
+def _last_share(frame):
+    """Share of the cells for which the last stage of a frame ran, the halo not counted; 0 where it never ran."""
+    side = frame.sides[-1]
+    if len(frame.sides) == 1 and side.settled:
+        return 0.0
+    cells = side.output.bundle.cells
+    return 1.0 if side.window is None else side.window.area / (cells[0] * cells[1])
+
+
 class _Stages(Engine):
-    """The engine, with its stages and heads run one after the other on whole maps or on given tiles."""
+    """The engine, with its stages and heads run one after the other on whole maps or in a given window."""
 
     def behind_first(self, image: np.ndarray, share: float) -> list:
-        """[(graphs, tensors, active tiles)] of both sides: what runs behind the first exits, and on what.
+        """[(graphs, tensors, window)] of both sides: what runs behind the first exits, and on what.
 
-        active: the `share` of the tiles of which the exit before is least sure.
+        window: of about a `share` of the cells, where the exit before is least sure.
         """
         robot = self.segment(image, 'never')
         server = self.finish(self.encode(robot), robot.placement)
         sides = [(self._onboard_stages, self.bundle.onboard_exits, robot, robot.outputs[0]),
                  (self._rest_stages, self.bundle.offboard_exits, server, robot.outputs[-1])]
-        return [(self._graphs_behind(stages, exits), side.tensors, self._least_sure(before, share))
+        return [(self._graphs_behind(stages, exits), side.tensors, least_sure(before, share))
                 for stages, exits, side, before in sides]
 
     def _graphs_behind(self, stages, exits):
@@ -98,34 +108,44 @@ class _Stages(Engine):
         return [graph for stage in stages if stage != first
                 for graph in (stage, *(exit_.graph for exit_ in exits if exit_.stage == stage))]
 
-    def _least_sure(self, output, share):
-        tiling = self.bundle.tiling
-        doubt = np.zeros((self.bundle.height // GRID, self.bundle.width // GRID))
-        probabilities = output.grid_probabilities.max(0)
-        doubt[:probabilities.shape[0], :probabilities.shape[1]] = 1 - probabilities
-        per_tile = doubt.reshape(tiling.rows, doubt.shape[0] // tiling.rows, tiling.columns, -1).mean((1, 3))
-        chosen = np.zeros(per_tile.size, bool)
-        chosen[np.argsort(-per_tile.ravel())[:round(share * per_tile.size)]] = True
-        return chosen.reshape(per_tile.shape)
-
-    def milliseconds(self, graphs: Sequence, tensors: dict, active: np.ndarray | None) -> float:
-        """What these graphs take, gathering of tiles included."""
-        result = Result(None, tensors=dict(tensors), active=active)
+    def milliseconds(self, graphs: Sequence, tensors: dict, window: Window | None) -> float:
+        """What these graphs take, cropping and the halo included."""
+        result = Result(None, tensors=dict(tensors), window=window)
+        if window is not None:
+            result.outer = window.widened(HALO, whole(self.bundle.cells))
         began = time.perf_counter()
         for graph in graphs:
             self._run(graph, result)
         return (time.perf_counter() - began) * 1e3
 
 
+def least_sure(output: ExitOutput, share: float) -> Window:
+    """The window of the cells of which an exit is least sure: as many as come next to a share of all, by bisection."""
+    bundle = output.bundle
+    doubt = np.zeros((bundle.height // GRID, bundle.width // GRID))
+    probabilities = output.grid_probabilities.max(0)
+    doubt[:probabilities.shape[0], :probabilities.shape[1]] = 1 - probabilities
+    per_cell = means(doubt, bundle.cells)
+    low, high, best = 0.0, 1.0, whole(bundle.cells)
+    for _ in range(30):
+        middle = (low + high) / 2
+        window = best_window(per_cell - middle)
+        if window is None or window.area < share * per_cell.size:
+            high = middle
+        else:
+            low, best = middle, window
+    return best
+
+
 def sparse_ratio(bundle, images: Sequence, threads: int, rounds: int) -> dict:
-    """Time of all stages and heads behind the first exits on a quarter of the tiles, over that on whole maps, in turn.
+    """Time of all stages and heads behind the first exits for a quarter of the cells, over that of whole maps, in turn.
 
     Returns {onboard, offboard, all}: ratios of the means over images of the medians over rounds.
     """
     engine, times = _Stages(bundle, threads=threads), {'onboard': [], 'offboard': []}
     for image in images:
-        for side, (graphs, tensors, active) in zip(times, engine.behind_first(image, QUARTER)):
-            pairs = [(engine.milliseconds(graphs, tensors, active), engine.milliseconds(graphs, tensors, None))
+        for side, (graphs, tensors, window) in zip(times, engine.behind_first(image, QUARTER)):
+            pairs = [(engine.milliseconds(graphs, tensors, window), engine.milliseconds(graphs, tensors, None))
                      for _ in range(rounds + 1)][1:]
             times[side].append([median(values) for values in zip(*pairs)])
     sums = {side: np.array(values).mean(0) for side, values in times.items()}

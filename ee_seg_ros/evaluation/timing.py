@@ -31,8 +31,9 @@ from ee_seg_ros.evaluation.evaluate import Observations
 from ee_seg_ros.evaluation.pair import run_pair
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA, Criterion
-from ee_seg_ros.inference.engine import Engine, Result
+from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.outputs import ExitOutput
+from ee_seg_ros.inference.result import Result
 
 TIMED_IMAGES, ROUNDS = 12, 8
 
@@ -119,7 +120,7 @@ class Clock(Engine):
         limits = self._limits(criterion, None)
         began = time.perf_counter()
         if limits is not None:
-            self._stop_pixels(result, limits)
+            self._stop_pixels(result, limits, 0.0)
         CRITERIA[criterion].score(result.outputs)
         return (time.perf_counter() - began) * 1e3
 

@@ -24,7 +24,6 @@ from typing import Optional
 import numpy as np
 
 from ee_seg_ros.inference.bundle_document import BundleError, is_offboard, path_to, read_document
-from ee_seg_ros.inference.tiles import DENSE_ABOVE, Tiling
 
 OPERATING_POINTS = ('fast', 'balanced', 'accurate')
 SEARCHED = 'searched'    # one more, of the criterion that a search chose: the thresholds that it found
@@ -176,11 +175,14 @@ class Bundle:
         return {name: (np.array(model['bias'], np.float64), np.array(model['weights'], np.float64))
                 for name, model in self.document.get('gain', {'exits': {}})['exits'].items()}
 
-    @cached_property
-    def tiling(self) -> Optional[Tiling]:
-        """How maps behind the first exits are cut into tiles; None: stages run on whole maps only."""
-        tile = self.document.get('tile')
-        return None if tile is None else Tiling(**tile)
+    @property
+    def cells(self) -> Optional[tuple]:
+        """(rows, columns) of the coarsest map behind the first exits, of which windows are cut; None: maps run whole.
+
+        Finer maps there have a whole number of values per cell.
+        """
+        cells = self.document.get('cells')
+        return None if cells is None else (cells['rows'], cells['columns'])
 
     @property
     def limits(self) -> dict:
@@ -191,18 +193,19 @@ class Bundle:
     @property
     def forwards_cells(self) -> bool:
         """Whether frames are forwarded without their settled cells: it is known which they are, and what stands in."""
-        return self.tiling is not None and self.send_limits is not None and bool(self.class_means)
+        return self.cells is not None and self.send_limits is not None and bool(self.class_means)
+
+    def worth(self, criterion: str) -> tuple:
+        """(onboard, offboard): mean doubt of a cell from which on it is worth running the stages of that side on it.
+
+        Of a criterion that stops single pixels.
+        """
+        return tuple(self.document.get('pixels', {}).get('worth', {}).get(criterion, (0.0, 0.0)))
 
     @property
-    def tile_share(self) -> float:
-        """Share of a tile's pixels that may be unsettled without later stages running on it."""
-        return self.document.get('pixels', {}).get('tile_share', 0.0)
-
-    @property
-    def dense_above(self) -> dict:
-        """`onboard`, `offboard`: share of active tiles above which the stages of that side run on whole maps."""
-        stored = self.document.get('pixels', {}).get('dense_above', DENSE_ABOVE)
-        return stored if isinstance(stored, dict) else {'onboard': stored, 'offboard': stored}
+    def send_worth(self) -> float:
+        """Mean doubt of a cell from which on it is worth forwarding."""
+        return self.document.get('pixels', {}).get('send_worth', 0.0)
 
     @property
     def send_margin(self) -> int:

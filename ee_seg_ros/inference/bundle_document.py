@@ -28,7 +28,7 @@ class BundleError(ValueError):
 def read_document(path: Path) -> dict:
     """The checked bundle.json of a bundle's folder. Raises BundleError that says what is wrong with it."""
     document = _read(path)
-    for check in (_check_references, _check_order, _check_experts, _check_thresholds, _check_gain, _check_tiles):
+    for check in (_check_references, _check_order, _check_experts, _check_thresholds, _check_gain, _check_cells):
         check(document, path)
     return document
 
@@ -134,20 +134,20 @@ def _check_experts(document, path):
                                   'reads, and put out logits of the same shape')
 
 
-def _check_tiles(document, path):
-    """Tiles cut all maps behind the first exits into equal parts; limits and mean features are there for each class."""
-    tile, count = document.get('tile'), len(document['classes'])
+def _check_cells(document, path):
+    """All maps behind the first exits are multiples of the cells; limits and mean features are there for each class."""
+    cells, count = document.get('cells'), len(document['classes'])
     pixels, codec, split = document.get('pixels'), document['codec'] or {}, document['split']
     stages, first, class_means = document['stages'], document['stages'][0], codec.get('class_means', {})
     cut = stages[1:] + [exit_['graph'] for exit_ in document['exits'] if exit_['stage'] != first]
     cut += [split['encode']] if split and class_means else []    # whose cells are sent one by one
-    for name in () if tile is None else cut:
+    for name in () if cells is None else cut:
         for tensor in document['graphs'][name]['inputs'] + document['graphs'][name]['outputs']:
             height, width = document['tensors'][tensor]['shape'][2:]
-            cells = tile['rows'] * tile['height'], tile['columns'] * tile['width']
-            if (height, width) != (height // cells[0] * cells[0], height // cells[0] * cells[1]):
+            rows, columns = cells['rows'], cells['columns']
+            if (height, width) != (height // rows * rows, height // rows * columns):
                 raise BundleError(f'{path}/bundle.json: the map {tensor} of {width}x{height} is no multiple of the '
-                                  f'{cells[1]}x{cells[0]} cells that `tile` speaks of')
+                                  f'{columns}x{rows} cells that `cells` speaks of')
     lists = [] if pixels is None else [*pixels['limits'].values(), pixels['send']]
     lists += class_means.values()
     if any(len(values) != count for values in lists):

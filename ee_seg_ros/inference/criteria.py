@@ -72,19 +72,20 @@ def confident_share(probabilities: np.ndarray, pixel_threshold: float = PIXEL_CO
     return float(np.count_nonzero(smoothed >= pixel_threshold) / smoothed.size)
 
 
-def confident_pixels(logits: np.ndarray, temperature: float, limits: np.ndarray) -> np.ndarray:
-    """bool (h, w): pixels that stop, because their top-1 probability exceeds the limit of its class.
+def confident_pixels(logits: np.ndarray, temperature: float, limits: np.ndarray) -> tuple:
+    """(bool (h, w), float32 (h, w)): pixels that stop, and by how much the top-1 probability of each falls short of 1.
 
-    logits: float32 (C, h, w), of which the softmax at `temperature` is meant. limits: float (C,). Source: CBT (Gormez
-    and Koyuncu, arXiv 2210.15621); with one limit for all classes ADP-C (Liu et al., ICLR 2022).
+    A pixel stops because its top-1 probability exceeds the limit of its class. logits: float32 (C, h, w), of which the
+    softmax at `temperature` is meant. limits: float (C,). Source: CBT (Gormez and Koyuncu, arXiv 2210.15621); with one
+    limit for all classes ADP-C (Liu et al., ICLR 2022).
     """
     top = logits.max(0)
-    shares = (logits - top) * np.float32(1 / temperature)
-    inverse = np.exp(shares, out=shares).sum(0)    # of the top-1 probability
+    parts = (logits - top) * np.float32(1 / temperature)
+    inverse = np.exp(parts, out=parts).sum(0)    # of the top-1 probability
     # The limits of the top classes, without argmax, which alone takes longer than all of this; their mean at a tie.
     weights = np.stack([1 / np.maximum(limits, 1e-6), np.ones(len(limits))]).astype(np.float32)
     largest, ties = weights @ (logits == top).reshape(len(logits), -1).astype(np.float32)
-    return inverse * ties.reshape(inverse.shape) < largest.reshape(inverse.shape)
+    return inverse * ties.reshape(inverse.shape) < largest.reshape(inverse.shape), 1 - 1 / inverse
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@
 # limitations under the License.
 """The engine: runs a bundle stage by stage with onnxruntime, stops at an exit that settles, resumes elsewhere."""
 import time
-from dataclasses import dataclass, field
 from typing import Callable, Optional, Sequence
 
 import numpy as np
@@ -33,51 +32,11 @@ from ee_seg_ros.inference.pixels import (
     on_grid,
     resized,
 )
-from ee_seg_ros.inference.tiles import grow, shrink, widen
+from ee_seg_ros.inference.result import Result
+from ee_seg_ros.inference.windows import HALO, best_window, bounding_window, grow, means, shrink, whole, widen
 
 PARTS = ('onboard', 'offboard', 'all')
-
-
-@dataclass
-class Result:
-    """What one side of a bundle found for one image: the robot's (`segment`) or the server's (`finish`).
-
-    outputs: the exits that ran on this side, in order. score and threshold: of the last one (score None where the
-    criterion gives none; both None at the last exit of the bundle, which is not judged). settled: whether that exit was
-    good enough. macs: multiply-accumulates of all graphs that ran on this side; macs_at: the same up to each of the
-    outputs. tensors: what graphs put out for whole maps, as onnxruntime's own values. preprocess_ms, inference_ms: wall
-    time; inference includes heads and criteria.
-    stopped: bool (height / 8, width / 8) of the network input, pixels that later exits leave as they are; None: whole
-    frames stop. active: bool (rows, columns), the tiles on which stages run; None: on whole maps. tiles: what graphs
-    put out for these. base: logits and temperature that stopped pixels have before any exit of this side. before: what
-    the robot sent of its own last output.
-    """
-
-    placement: Placement
-    outputs: list = field(default_factory=list)
-    tensors: dict = field(default_factory=dict)
-    score: Optional[float] = None
-    threshold: Optional[float] = None
-    settled: bool = False
-    macs: float = 0.0
-    macs_at: list = field(default_factory=list)
-    stopped: Optional[np.ndarray] = None
-    active: Optional[np.ndarray] = None
-    tiles: dict = field(default_factory=dict)
-    base: Optional[tuple] = None
-    before: list = field(default_factory=list)
-    preprocess_ms: float = 0.0
-    inference_ms: float = 0.0
-
-    @property
-    def output(self) -> ExitOutput:
-        """The exit to publish: the last one that ran."""
-        return self.outputs[-1]
-
-    @property
-    def exit_name(self) -> str:
-        """Name of that exit."""
-        return self.output.exit.name
+WHOLE_ABOVE = 0.9    # of the cells: above this share whole maps run, for little is saved and borders cost
 
 
 def together(exit_: Exit, logits: np.ndarray, outputs: Sequence[ExitOutput]) -> np.ndarray:
@@ -125,79 +84,81 @@ class Engine:
             offboard.append(bundle.split['decode'])
         return {'onboard': onboard, 'offboard': offboard, 'all': onboard + offboard}[part]
 
-    def prepare_tiles(self) -> None:
-        """Load what runs on tiles now, rather than with the first frame that needs it."""
-        bundle = self.bundle
-        if bundle.tiling is not None:
-            first = bundle.stages[0]
-            able = [*bundle.stages[1:], *(exit_.graph for expert in ('', *bundle.experts)
-                                          for exit_ in bundle.exits_for(expert) if exit_.stage != first)]
-            self._graphs.prepare_tiles(name for name in able if name in self._graphs.names)
-
     def _run(self, graph, result):
-        """Run a graph on what is in `result`, on whole maps or on the active tiles."""
-        description = self.bundle.graphs[graph]
-        if result.active is not None:
-            self._run_on_tiles(graph, description, result)
+        """Run a graph on what is in `result`, on whole maps or in its window."""
+        description, cells = self.bundle.graphs[graph], self.bundle.cells
+        if result.window is None:
+            result.tensors.update(self._graphs.run(graph, result.tensors))
+            result.macs += description['macs']
             return
-        result.tensors.update(self._graphs.run(graph, result.tensors))
-        result.macs += description['macs']
-
-    def _run_on_tiles(self, graph, description, result):
         for name in description['inputs']:
-            if name not in result.tiles:
-                result.tiles[name] = self.bundle.tiling.gather(result.tensors[name].numpy(), result.active)
-        result.tiles.update(self._graphs.run_on_tiles(graph, result.tiles))
-        result.macs += description['macs'] * float(result.active.mean())
+            if name not in result.crops:
+                crop = result.outer.of(result.tensors[name].numpy(), cells)
+                result.crops[name] = np.ascontiguousarray(crop)
+        result.crops.update(self._graphs.run_in_window(graph, result.crops))
+        result.macs += description['macs'] * result.outer.area / (cells[0] * cells[1])
 
-    def _choose_tiles(self, result, side):
-        """Which tiles the next stage runs on: those with a pixel that has not stopped, or whole maps if most have."""
-        tiling = self.bundle.tiling
-        if result.stopped is None or tiling is None:
+    def _narrow(self, result, window):
+        """Let what comes next run in a window (within the one before), unless that is nearly all of the maps."""
+        cells, before = self.bundle.cells, result.outer
+        outer = window.widened(HALO, before or whole(cells))
+        if before is None and outer.area > WHOLE_ABOVE * cells[0] * cells[1]:
             return
-        active = tiling.active(result.stopped)
-        if result.active is not None:
-            kept = active[result.active]    # pixels only ever stop, so these are among those of before
-            result.tiles = {name: tiles[kept] for name, tiles in result.tiles.items()}
-            result.active = active
-        elif active.mean() <= self.bundle.dense_above[side]:
-            result.active, result.tiles = active, {}
+        if before is not None and outer != before:
+            place = outer.inside(before)
+            result.crops = {name: np.ascontiguousarray(place.of(crop, before.size))
+                            for name, crop in result.crops.items()}
+        result.window, result.outer = window, outer
+        outside = np.ones(cells, bool)
+        window.of(outside, cells)[:] = False
+        result.stopped |= grow(outside, *result.stopped.shape)
 
     def _run_head(self, exit_, result):
         self._run(exit_.graph, result)
         previous = None
-        if result.stopped is not None and (result.active is not None or result.stopped.any()):
+        if result.stopped is not None and (result.window is not None or result.stopped.any()):
             last = result.outputs[-1] if result.outputs else None
             logits, temperature = result.base if last is None else (last.logits, last.exit.temperature)
             previous = logits * np.float32(exit_.temperature / temperature)    # the same probabilities as before
-        if result.active is None:
+        if result.window is None:
             logits = result.tensors.pop(exit_.logits).numpy()[0]
         else:
+            window, outer, cells = result.window, result.outer, self.bundle.cells
             logits = resized(previous, *self.bundle.tensors[exit_.logits]['shape'][2:])
-            self.bundle.tiling.scatter(result.tiles.pop(exit_.logits), result.active, logits)
+            window.of(logits, cells)[:] = window.inside(outer).of(result.crops.pop(exit_.logits)[0], outer.size)
         logits = together(exit_, logits, result.outputs)
         if previous is not None:
             logits = keep_stopped(previous, logits, result.stopped)
         result.outputs.append(ExitOutput(self.bundle, exit_, logits, result.placement, result.stopped))
         result.macs_at.append(result.macs)
 
-    def _sure(self, output, limits):
-        """Pixels of an output whose probability exceeds the limit of their class, on the whole grid."""
-        sure = confident_pixels(output.grid_logits, output.exit.temperature, limits)
-        return on_grid(sure, self.bundle.height, self.bundle.width)
+    def _unsettled(self, result, limits):
+        """(pixels that stop, bool on the whole grid; doubt about those that do not, float32, as means of the cells).
 
-    def _stop_pixels(self, result, limits):
-        """Stop the pixels of which the last output is sure, and all those of tiles that are then not worth it.
-
-        What has stopped stays so.
+        Pixels stop where the last output is sure beyond the limit of the class, and where they had before. The means
+        are None for a bundle without cells.
         """
-        output, tiling = result.outputs[-1], self.bundle.tiling
-        stopped = self._sure(output, limits)
-        if tiling is not None:
-            stopped = tiling.stop_rest(stopped, self.bundle.tile_share)
+        output, bundle = result.output, self.bundle
+        found = confident_pixels(output.grid_logits, output.exit.temperature, limits)
+        stopped, doubt = (on_grid(each, bundle.height, bundle.width, outside) for each, outside in zip(found, (1, 0)))
         if result.stopped is not None:
             stopped |= result.stopped
-        result.stopped = output.stopped = stopped
+        return stopped, None if bundle.cells is None else means(np.where(stopped, np.float32(0), doubt), bundle.cells)
+
+    def _stop_pixels(self, result, limits, worth):
+        """Stop the pixels of which the last output is sure, and all those outside of the window that is worth it.
+
+        What has stopped stays so. worth: mean doubt from which on a cell is worth what comes next.
+        """
+        result.stopped, doubt = self._unsettled(result, limits)
+        if doubt is not None:
+            doubt -= worth
+            window = best_window(doubt if result.window is None else result.window.alone(doubt))
+            if window is None:
+                result.stopped[:] = True
+            else:
+                self._narrow(result, window)
+        result.output.stopped = result.stopped
 
     def _limits(self, criterion, limits):
         """Limits of a criterion that stops pixels, float32 (classes,); None for one that stops whole frames."""
@@ -217,17 +178,17 @@ class Engine:
             raise ValueError(f'thresholds is {thresholds}: expected {len(judged)}, one for each of '
                              f"{', '.join(exit_.name for exit_ in judged) or 'no exits'}")
         threshold_of = {exit_.name: threshold for exit_, threshold in zip(judged, thresholds)}
-        exits = self.bundle.exits_for(expert)
+        exits, worth = self.bundle.exits_for(expert), self.bundle.worth(criterion)
         began = time.perf_counter()
         for stage in stages:
-            self._choose_tiles(result, 'onboard' if stage in self._onboard_stages else 'offboard')
             self._run(stage, result)
+            onboard = stage in self._onboard_stages[:-1] or self.bundle.split is None
             for exit_ in exits:
                 if exit_.stage == stage and not result.settled:
                     self._run_head(exit_, result)
                     result.threshold = threshold_of.get(exit_.name)
                     if limits is not None and result.threshold is not None:
-                        self._stop_pixels(result, limits)
+                        self._stop_pixels(result, limits, worth[0 if onboard else 1])
                     result.score, result.settled = (None, False) if result.threshold is None else rule.judge(
                         [*result.before, *result.outputs], result.threshold)
                     if limits is not None and result.stopped.all():    # nothing is left to do
@@ -260,40 +221,45 @@ class Engine:
 
         What never ran is zero: cells that `onboard_map` leaves out.
         """
+        cells = self.bundle.cells
         for name in self.bundle.graphs[self.bundle.split['encode']]['inputs']:
             if name not in result.tensors:
-                whole = np.zeros(self.bundle.tensors[name]['shape'], np.float32)
-                self.bundle.tiling.scatter(result.tiles[name], result.active, whole[0])
-                result.tensors[name] = OrtValue.ortvalue_from_numpy(whole)
-        result.active = None    # the encoder runs on whole maps
+                maps = np.zeros(self.bundle.tensors[name]['shape'], np.float32)
+                result.outer.of(maps, cells)[:] = result.crops[name]
+                result.tensors[name] = OrtValue.ortvalue_from_numpy(maps)
+        result.window = None    # the encoder runs on whole maps
         self._run(self.bundle.split['encode'], result)
         return {name: result.tensors[name].numpy() for name in self.bundle.feature_tensors}
 
     def onboard_map(self, result: Result) -> OnboardMap:
         """What goes with the features of a result: its classes, and which cells to send.
 
-        Where pixels stop one by one, these are the cells of tiles with a pixel that has not: later stages run on these.
-        Else the cells in or near which (`send_margin`) the last exit is not sure. All, where the bundle does not say
-        when a pixel is settled and what the others' features are on average.
+        These are the cells in or near which (`send_margin`) the last exit is not sure, in the window that is worth
+        running. All, where the bundle does not say when a pixel is settled and what the others' features are on
+        average.
         """
-        bundle = self.bundle
+        bundle, cells = self.bundle, self.bundle.cells
         classes = result.output.grid_classes
         rest = bundle.height // GRID - classes.shape[0], bundle.width // GRID - classes.shape[1]
         classes = np.pad(classes, [(0, rest[0]), (0, rest[1])], mode='edge')
         if not bundle.forwards_cells:
             return OnboardMap(classes)
-        if result.stopped is not None:
-            return OnboardMap(classes, grow(bundle.tiling.active(result.stopped), *bundle.tiling.cells))
-        settled = self._sure(result.output, bundle.send_limits)
-        return OnboardMap(classes, shrink(widen(~settled, bundle.send_margin), *bundle.tiling.cells))
+        settled, doubt = self._unsettled(result, bundle.send_limits)
+        window, sent = best_window(doubt - bundle.send_worth), np.zeros(cells, bool)
+        if window is not None:
+            near = shrink(widen(~settled, bundle.send_margin), *cells)
+            window.of(sent, cells)[:] = window.of(near, cells)
+        return OnboardMap(classes, sent)
 
     @staticmethod
     def kept(result: Result, onboard: OnboardMap) -> Optional[np.ndarray]:
         """bool (height / 8, width / 8): pixels of a forwarded frame that keep the onboard label; None: none.
 
-        Those that have stopped (ADP-C: they keep the earlier output), or whose features are not sent.
+        Those that have stopped (ADP-C: they keep the earlier output), and those whose features are not sent.
         """
-        return onboard.unsent_pixels if result.stopped is None else result.stopped
+        if result.stopped is None or onboard.sent is None:
+            return onboard.unsent_pixels if result.stopped is None else result.stopped
+        return result.stopped | onboard.unsent_pixels
 
     def finish(self, features: dict, placement: Placement, criterion: str = 'never',
                thresholds: Optional[Sequence[float]] = None, onboard: Optional[OnboardMap] = None,
@@ -315,6 +281,8 @@ class Engine:
             result.base = class_logits(onboard, len(bundle.classes)), 1.0
         result.tensors = {name: OrtValue.ortvalue_from_numpy(tensor) for name, tensor in features.items()}
         self._run(bundle.split['decode'], result)
+        if result.stopped is not None:
+            self._narrow(result, bounding_window(onboard.sent))
         result.inference_ms = (time.perf_counter() - began) * 1e3
         self._run_side(self._rest_stages, result, criterion, thresholds, limits, expert)
         return result

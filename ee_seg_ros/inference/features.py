@@ -26,7 +26,6 @@ from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.frame import Placement, fit
 from ee_seg_ros.inference.outputs import GRID
 from ee_seg_ros.inference.pixels import OnboardMap
-from ee_seg_ros.inference.tiles import Tiling
 
 VERSION = 2    # since the robot's classes travel along
 FORMAT = 'ee_seg features; msgpack; zstd'
@@ -68,9 +67,24 @@ def _tensor_bytes(bundle):
     return classes + sum(int(np.prod(tensor['shape'])) for tensor in _description(bundle).values())
 
 
-def _by_cell(bundle):
-    """Every cell a tile of its own."""
-    return Tiling(*bundle.tiling.cells, 1, 1)
+def _blocks(array, sent):
+    """A view (C, rows, h, columns, w) of a map (1, C, H, W)."""
+    _, channels, height, width = array.shape
+    rows, columns = sent.shape
+    return array.reshape(channels, rows, height // rows, columns, width // columns)
+
+
+def _gather(array, sent):
+    """The cells of a map (1, C, H, W) that are sent, (n, C, h, w), row by row."""
+    rows, columns = np.nonzero(sent)
+    return np.ascontiguousarray(_blocks(array, sent)[:, rows, :, columns, :])
+
+
+def _scatter(values, sent, shape):
+    """A map of this shape with the cells that `_gather` took, and zeros elsewhere."""
+    array, (rows, columns) = np.zeros(shape, np.uint8), np.nonzero(sent)
+    _blocks(array, sent)[:, rows, :, columns, :] = values
+    return array
 
 
 def pack(bundle: Bundle, tensors: dict, placement: Placement, output_size: tuple, onboard: OnboardMap,
@@ -82,7 +96,7 @@ def pack(bundle: Bundle, tensors: dict, placement: Placement, output_size: tuple
     """
     sent = {name: tensors[name] for name in bundle.feature_tensors}
     if onboard.sent is not None:
-        sent = {name: _by_cell(bundle).gather(tensor, onboard.sent) for name, tensor in sent.items()}
+        sent = {name: _gather(tensor, onboard.sent) for name, tensor in sent.items()}
     document = {
         'version': VERSION, 'fingerprint': bundle.fingerprint, 'split': bundle.split['after'], 'expert': expert,
         'rate': 0, 'image': [placement.image_width, placement.image_height],
@@ -144,7 +158,7 @@ def _onboard_map(bundle, document):
         return OnboardMap(classes)
     if not bundle.forwards_cells:
         raise FeatureError('damaged', f'only some cells came, and bundle {bundle.name} cannot do without the others')
-    shape = bundle.tiling.cells
+    shape = bundle.cells
     count = shape[0] * shape[1]
     if not isinstance(cells, bytes) or len(cells) != -(-count // 8):
         raise FeatureError('damaged', f'cells are no map of {shape[1]}x{shape[0]}')
@@ -172,8 +186,7 @@ def _tensors(bundle, received, sent):
             raise FeatureError('damaged', f'tensor {name} has levels that the codec does not know')
         tensors[name] = values
         if sent is not None:
-            tensors[name] = np.zeros(tensor['shape'], np.uint8)
-            _by_cell(bundle).scatter(values, sent, tensors[name][0])
+            tensors[name] = _scatter(values, sent, tensor['shape'])
     return tensors
 
 

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The graphs of a bundle in onnxruntime: each on whole maps, and those behind the first exits on tiles too."""
+"""The graphs of a bundle in onnxruntime; those behind the first exits run on maps of any size."""
 from functools import lru_cache
 from typing import Callable, Iterable, Sequence
 
@@ -20,7 +20,6 @@ import onnxruntime
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 
 CPU = 'CPUExecutionProvider'
-_FINER = (1, 2, 4, 8, 16)    # values per cell, in a row, that a map may have
 
 
 class Graphs:
@@ -36,9 +35,8 @@ class Graphs:
         self._bundle, self._threads = bundle, threads
         _share_arena()
         asked = _available(providers, warn)
-        self._whole = {name: self._load(name, asked) for name in names}
-        self._tiles = {}    # loaded when first needed: many a robot stops whole frames only
-        self.providers = tuple(next(iter(self._whole.values())).get_providers())
+        self._sessions = {name: self._load(name, asked) for name in names}
+        self.providers = tuple(next(iter(self._sessions.values())).get_providers())
         fallen = [name for name in asked if name not in self.providers]
         if fallen:
             warn(f"{', '.join(fallen)} could not be started: running on {', '.join(self.providers)}")
@@ -46,36 +44,29 @@ class Graphs:
     @property
     def names(self) -> tuple:
         """Names of the graphs that are loaded."""
-        return tuple(self._whole)
+        return tuple(self._sessions)
 
     def run(self, graph: str, tensors: dict) -> dict:
         """Run a graph on whole maps: OrtValues by name in and out, for most are only read by other graphs."""
         described = self._bundle.graphs[graph]
-        return dict(zip(described['outputs'], self._whole[graph].run_with_ort_values(
+        return dict(zip(described['outputs'], self._sessions[graph].run_with_ort_values(
             described['outputs'], {name: tensors[name] for name in described['inputs']})))
 
-    def run_on_tiles(self, graph: str, tiles: dict) -> dict:
-        """Run a graph on a batch of tiles: arrays (n, C, h, w) by name in and out."""
-        self.prepare_tiles([graph])
+    def run_in_window(self, graph: str, crops: dict) -> dict:
+        """Run a graph on parts of maps: arrays (1, C, h, w) by name in and out."""
         described = self._bundle.graphs[graph]
-        return dict(zip(described['outputs'], self._tiles[graph].run(
-            described['outputs'], {name: tiles[name] for name in described['inputs']})))
+        return dict(zip(described['outputs'], self._sessions[graph].run(
+            described['outputs'], {name: crops[name] for name in described['inputs']})))
 
-    def prepare_tiles(self, names: Iterable) -> None:
-        """Load graphs for tiles now, not when the first frame needs them."""
-        for name in names:
-            if name not in self._tiles:
-                self._tiles[name] = self._load(name, self.providers, on_tiles=True)
-
-    def _load(self, graph, providers, on_tiles=False):
+    def _load(self, graph, providers):
         content = self._bundle.graph_bytes(graph)
         try:
-            return onnxruntime.InferenceSession(content, self._options(on_tiles), providers=list(providers))
+            return onnxruntime.InferenceSession(content, self._options(), providers=list(providers))
         except Exception as error:    # onnxruntime raises half a dozen unrelated types of its own
             raise BundleError(f'graph {graph} of {self._bundle.path} cannot be loaded by onnxruntime '
                               f'{onnxruntime.__version__}: {str(error)[:200]}') from None
 
-    def _options(self, on_tiles):
+    def _options(self):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -83,14 +74,6 @@ class Graphs:
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         options.add_session_config_entry('session.use_env_allocators', '1')
         options.log_severity_level = 3
-        tiling = self._bundle.tiling
-        if tiling is not None:    # sizes are fixed before the graph is optimised: as fast as a graph without names
-            height, width = (tiling.height, tiling.width) if on_tiles else tiling.cells
-            for times in _FINER:
-                options.add_free_dimension_override_by_name(f'height{times}', height * times)
-                options.add_free_dimension_override_by_name(f'width{times}', width * times)
-            if not on_tiles:
-                options.add_free_dimension_override_by_name('tiles', 1)
         return options
 
 

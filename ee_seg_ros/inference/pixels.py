@@ -21,7 +21,7 @@ import numpy as np
 
 from ee_seg_ros.inference.frame import Placement
 from ee_seg_ros.inference.outputs import GRID
-from ee_seg_ros.inference.tiles import grow
+from ee_seg_ros.inference.windows import grow
 
 _SURE = 12.0    # logit of a class that came without logits: a probability of 0.9999 among 11 classes
 
@@ -73,9 +73,9 @@ def classes_before(onboard: OnboardMap, placement: Placement) -> Before:
     return Before(onboard.classes[:rows, :columns])
 
 
-def on_grid(content: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A bool map over an image's content, on the grid over the whole network input; True outside the content."""
-    whole = np.ones((height // GRID, width // GRID), bool)
+def on_grid(content: np.ndarray, height: int, width: int, outside: float) -> np.ndarray:
+    """A map over an image's content, on the grid over the whole network input; `outside` beyond the content."""
+    whole = np.full((height // GRID, width // GRID), outside, content.dtype)
     whole[:content.shape[0], :content.shape[1]] = content
     return whole
 

@@ -95,33 +95,23 @@ def _check_equal(path, name, expected, found):
         raise ExportError(f'{path.name}: {name} differs from torch by {difference.max():.2g}')
 
 
-def tile_of(cells: tuple) -> dict | None:
-    """Tiles for a map of (height, width) cells: {rows, columns, height, width}, 3 to 6 cells a side, none left over.
+def _cells(pieces, tensors):
+    """(cells or None, part name -> dynamic axes) of the parts that may run in windows: all behind the first exits.
 
-    None where no such tile fits. Smaller ones cost more per cell, larger ones are seldom settled as a whole.
-    """
-    sides = [next((side for side in (4, 3, 5, 6) if count % side == 0), None) for count in cells]
-    return None if None in sides else {'rows': cells[0] // sides[0], 'columns': cells[1] // sides[1],
-                                       'height': sides[0], 'width': sides[1]}
-
-
-def _tiling(pieces, tensors):
-    """(tile or None, part name -> dynamic axes) of the parts that may run on tiles: all behind the first exits.
-
-    A cell is a value of the coarsest map there. Where a map is no multiple of the cells, or no tile fits, there is no
-    tile, and all dimensions are fixed.
+    cells: {rows, columns} of the coarsest map there. Where a map is no multiple of it there are none, and all
+    dimensions are fixed.
     """
     first, *rest = pieces
     able = [part for part in rest if part.kind == 'stage' or (part.kind in ('exit', 'expert') and part.inputs[0] not in
                                                               first.outputs)]
     sizes = {name: tuple(tensors[name].shape[-2:]) for part in able for name in (*part.inputs, *part.outputs)}
-    cells = min(sizes.values(), default=(1, 1))
-    tile = tile_of(cells)
-    times = {name: height // cells[0] for name, (height, _) in sizes.items()}
-    if tile is None or any(size != (cells[0] * times[name], cells[1] * times[name]) for name, size in sizes.items()):
+    rows, columns = min(sizes.values(), default=(1, 1))
+    times = {name: height // rows for name, (height, _) in sizes.items()}
+    if not able or any(size != (rows * times[name], columns * times[name]) for name, size in sizes.items()):
         return None, {}
-    return tile, {part.name: {name: {0: 'tiles', 2: f'height{times[name]}', 3: f'width{times[name]}'}
-                              for name in (*part.inputs, *part.outputs)} for part in able}
+    return {'rows': rows, 'columns': columns}, {
+        part.name: {name: {2: f'height{times[name]}', 3: f'width{times[name]}'}
+                    for name in (*part.inputs, *part.outputs)} for part in able}
 
 
 def _run_parts(pieces, image):
@@ -200,7 +190,7 @@ def export(net: MultiExitNet, out: str | Path, name: str, provenance: dict, clas
         image = np.random.default_rng(0).uniform(-1, 1, (1, 3, height, width)).astype(np.float32)
     pieces = parts(net)
     tensors, macs = _run_parts(pieces, torch.from_numpy(image))
-    tile, axes = _tiling(pieces, tensors)
+    cells, axes = _cells(pieces, tensors)
     graphs = {}
     for part in pieces:
         path = out / f'{part.name}.onnx'
@@ -221,7 +211,7 @@ def export(net: MultiExitNet, out: str | Path, name: str, provenance: dict, clas
                   'offset': list(scaling['offset']), 'pad': 127},
         'tensors': {key: {'dtype': str(tensor.dtype).removeprefix('torch.'), 'shape': list(tensor.shape)}
                     for key, tensor in tensors.items()},
-        'graphs': graphs, 'stages': [part.name for part in stages], 'exits': exits, 'split': split, 'tile': tile,
+        'graphs': graphs, 'stages': [part.name for part in stages], 'exits': exits, 'split': split, 'cells': cells,
         'codec': {'name': 'zstd', 'levels': net.bottleneck.levels if split else 2},
         'criteria': criteria, 'provenance': provenance, 'network': net.spec,
     }

@@ -48,6 +48,17 @@ class Residual(nn.Module):
         return functional.relu6(features + self.body(features))
 
 
+def enlarged(features: torch.Tensor, finer: torch.Tensor) -> torch.Tensor:
+    """Features (N, C, h, w), resized bilinearly to finer ones' size.
+
+    By a whole factor where there is one: an exported graph then states it, and runs on maps of any size at full speed.
+    """
+    rows, columns = (int(fine) / int(coarse) for fine, coarse in zip(finer.shape[-2:], features.shape[-2:]))
+    if rows == columns and rows.is_integer():
+        return functional.interpolate(features, scale_factor=rows, mode='bilinear', align_corners=False)
+    return functional.interpolate(features, size=finer.shape[-2:], mode='bilinear', align_corners=False)
+
+
 class MessHead(nn.Module):
     """An exit head with MESS's four knobs (Kouris et al., ECCV 2022); the details within are ours.
 
@@ -135,7 +146,7 @@ class ContextHead(nn.Module):
         mixed = self.mix(torch.cat([reduced] + [look(reduced) for look in self.context], 1))
         if self.skip_channels:
             # 1x1 before the resize: the same values at a quarter of the cost
-            grown = functional.interpolate(self.grow(mixed), size=skip.shape[-2:], mode='bilinear', align_corners=False)
+            grown = enlarged(self.grow(mixed), skip)
             mixed = self.refine(functional.relu6(grown + self.skip(self.adapt_skip(skip))))
         return self.classify(self.dropout(mixed))
 
@@ -170,8 +181,7 @@ class DecoderHead(nn.Module):
 
     def forward(self, features, skip):
         context = self.mix(torch.cat([branch(features) for branch in self.branches], 1))
-        context = functional.interpolate(context, size=skip.shape[-2:], mode='bilinear', align_corners=False)
-        joined = self.join(torch.cat([context, self.skip(skip)], 1))
+        joined = self.join(torch.cat([enlarged(context, skip), self.skip(skip)], 1))
         return self.classify(self.refine(self.grow(self.dropout(joined))))
 
 

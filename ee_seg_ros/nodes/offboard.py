@@ -85,7 +85,6 @@ class Offboard(SegmentationNode):
         # The first run takes ten times as long as the others, and would be the one to find a graph that fails.
         self._engine.finish({name: np.zeros(bundle.tensors[name]['shape'], np.uint8)
                              for name in bundle.feature_tensors}, fit(bundle.width, bundle.height, bundle))
-        self._engine.prepare_tiles()
         self._tally = Tally()
 
     def apply(self, values: dict) -> None:

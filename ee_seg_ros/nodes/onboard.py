@@ -22,7 +22,6 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
 from ee_seg_ros.inference.bundle import Bundle
-from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.experts import Choice, ExpertChooser
 from ee_seg_ros.inference.features import pack
@@ -99,9 +98,6 @@ class Onboard(SegmentationNode):
             features = self._engine.encode(result)
             if self._rest is not None:
                 self._rest.finish(features, result.placement)
-                self._rest.prepare_tiles()
-        if CRITERIA[self._settings.criterion].pixelwise:
-            self._engine.prepare_tiles()
 
     # --- one frame ---
 

@@ -204,10 +204,10 @@ def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, lim
                                                    lambda done: report(done, 2 * total)))
     bundle = set_temperatures(bundle, found['temperatures'])
     if statistics is not None:
-        if bundle.tiling is None:
-            raise BundleError(f'bundle {bundle.name} has no tiles, which single pixels need: its input of '
-                              f'{bundle.width}x{bundle.height} does not cut into any, or it has one exit: choose other '
-                              '--width and --height, or leave --statistics out')
+        if bundle.cells is None:
+            raise BundleError(f'bundle {bundle.name} has no cells, which single pixels need: its maps for an input of '
+                              f'{bundle.width}x{bundle.height} are no multiples of each other, or it has one exit: '
+                              'choose other --width and --height, or leave --statistics out')
         engine = Engine(bundle, threads=threads)
         fit_pixels(engine, measure_classes(engine, dataset, root, statistics, report),
                    list(samples_of(dataset, root, split, limit)[1]),

@@ -25,18 +25,18 @@ from ee_seg_ros.evaluation.metrics import confusion, mean_iou
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.outputs import GRID
-from ee_seg_ros.inference.tiles import DENSE_ABOVE
+from ee_seg_ros.search.gain import altered
 
 UNIFORM = 0.998    # ADP-C's limit for all classes
 PAPER = (0.99, UNIFORM)    # CBT's easiest and hardest class on Cityscapes
-# Tried on images that nothing was trained on, from the fewest multiply-accumulates to the most.
-EASIEST, HARDEST, TILE_SHARES = (0.6, 0.8, 0.9, 0.95), (0.95, UNIFORM), (0.0, 0.1, 0.3)
-# Shares of active tiles above which whole maps run: behind the split they take no more time from 0.85 on. 0: always,
-# for a network that was not trained on tiles loses much on them.
-DENSE = ({'onboard': DENSE_ABOVE, 'offboard': 0.85}, {'onboard': 0.0, 'offboard': 0.85},
-         {'onboard': 0.0, 'offboard': 0.0})
-# Limit of the class told best and of the one told worst (above 1: its cells are always sent), margin on the grid.
-SEND = tuple((*ends, margin) for margin in (0, 1, 2) for ends in ((0.5, 1.01), (0.6, 1.01), (0.8, 1.01), (0.8, 0.8)))
+# Tried on images that nothing was trained on: the limit of the class told best (that of the one told worst is ADP-C's),
+# and the mean doubt from which on a cell is worth running the stages of each side.
+EASIEST = (0.6, 0.8, 0.9, 0.95)
+WORTH = ((0.0, 0.03), (0.0, 0.06), (0.03, 0.06), (0.03, 0.1), (0.06, 0.1), (0.06, 0.14), (0.1, 0.14))
+# What is sent: limits of both (above 1: cells of that class always), margin on the grid, worth of a cell.
+SEND = tuple((*ends, margin, worth) for worth in (0.0, 0.03, 0.06, 0.1) for margin in (0, 1, 2)
+             for ends in ((0.5, 1.01), (0.8, 1.01), (0.8, 0.8)))
+COPIES = 1    # altered copies of each image: a few dozen frames of one drive say little about others
 ALLOWED_LOSS = 0.004, 0.002    # mIoU that class limits, and cells that are not sent, may lose on those images
 
 
@@ -126,16 +126,16 @@ def fit_pixels(engine: Engine, statistics: ClassStatistics, samples: list,
                report: Callable[[int], None] = lambda done: None) -> dict:
     """Choose class limits and which cells to send, on images that nothing was trained on; what bundle.json stores.
 
-    Class limits: of all (limits of the easiest and the hardest class, share of a tile, share of active tiles above
-    which stages run on whole maps) tried, those of the fewest multiply-accumulates that lose at most `ALLOWED_LOSS[0]`
-    of mIoU against ADP-C's uniform limit. Cells to send: the class limits and margin of the fewest bytes that lose at
-    most `ALLOWED_LOSS[1]` against all cells. Both are written into the engine's bundle at once. samples: (image,
-    labels).
+    Class limits: of all (limit of the easiest class, worth of a cell on either side) tried, those of
+    the fewest multiply-accumulates that lose at most `ALLOWED_LOSS[0]` of mIoU against ADP-C's uniform limit. Cells to
+    send: the class limits, margin and worth of the fewest bytes that lose at most `ALLOWED_LOSS[1]` against all
+    cells. Both are written into the engine's bundle at once. samples: (image, labels).
     """
-    bundle = engine.bundle
+    bundle, rng = engine.bundle, np.random.default_rng(0)
+    samples = [each for sample in samples for each in (sample, *(altered(*sample, rng) for _ in range(COPIES)))]
     pixels = {
         'limits': {'class_threshold': [UNIFORM] * len(bundle.classes), 'uniform': [UNIFORM] * len(bundle.classes)},
-        'send': [1.0] * len(bundle.classes), 'send_margin': 0, 'tile_share': 0.0, 'dense_above': DENSE_ABOVE,
+        'send': [1.0] * len(bundle.classes), 'send_margin': 0, 'send_worth': 0.0, 'worth': {},
         'paper_limits': class_limits(statistics.probabilities, *PAPER).round(6).tolist()}
     bundle.document['pixels'] = pixels
     done, tried = 0, []
@@ -147,17 +147,16 @@ def fit_pixels(engine: Engine, statistics: ClassStatistics, samples: list,
         report(done)
         return found
     uniform = measure('uniform')
-    for setting in product(TILE_SHARES, DENSE):
-        pixels['tile_share'], pixels['dense_above'] = setting
-        for ends in product(EASIEST, HARDEST):
-            limits = class_limits(statistics.probabilities, *ends)
-            tried.append((setting, ends, *measure('class_threshold', limits)))
+    for worth, easiest in product(WORTH, EASIEST):
+        pixels['worth']['class_threshold'] = list(worth)
+        limits = class_limits(statistics.probabilities, easiest, UNIFORM)
+        tried.append((worth, easiest, *measure('class_threshold', limits)))
     able = [entry for entry in tried if entry[2] >= uniform[0] - ALLOWED_LOSS[0]] or [max(tried, key=lambda e: e[2])]
-    setting, (easiest, hardest), miou, macs, _ = min(able, key=lambda entry: entry[3])
-    pixels['tile_share'], pixels['dense_above'] = setting
-    pixels['limits']['class_threshold'] = class_limits(statistics.probabilities, easiest, hardest).round(6).tolist()
+    worth, easiest, miou, macs, _ = min(able, key=lambda entry: entry[3])
+    pixels['worth']['class_threshold'] = list(worth)
+    pixels['limits']['class_threshold'] = class_limits(statistics.probabilities, easiest, UNIFORM).round(6).tolist()
     pixels['fit'] = {'uniform': {'miou': uniform[0], 'mean_macs': uniform[1]},
-                     'class_threshold': {'miou': miou, 'mean_macs': macs, 'easiest': easiest, 'hardest': hardest}}
+                     'class_threshold': {'miou': miou, 'mean_macs': macs, 'easiest': easiest}}
     if bundle.split is not None:
         _fit_cells(bundle, pixels, statistics, measure)
     return pixels
@@ -170,18 +169,19 @@ def _fit_cells(bundle, pixels, statistics, measure):
     sure is often wrong all the same. So the limits lie apart as those of `class_limits`.
     """
     tried = []
-    for *ends, margin in ((2.0, 2.0, 0), *SEND):    # no probability exceeds the first limits: all cells
-        limits = class_limits(statistics.probabilities, *ends).round(6).tolist()
-        pixels['send'], pixels['send_margin'] = limits, margin
+    # No probability exceeds the first limits: all cells.
+    for easiest, hardest, margin, worth in ((2.0, 2.0, 0, 0.0), *SEND):
+        limits = class_limits(statistics.probabilities, easiest, hardest).round(6).tolist()
+        pixels['send'], pixels['send_margin'], pixels['send_worth'] = limits, margin, worth
         miou, _, payload = measure('never')
-        tried.append({'miou': miou, 'bytes': payload, 'limits': limits, 'easiest': ends[0], 'hardest': ends[1],
-                      'margin': margin})
+        tried.append({'miou': miou, 'bytes': payload, 'limits': limits, 'easiest': easiest, 'hardest': hardest,
+                      'margin': margin, 'worth': worth})
     able = [entry for entry in tried if entry['miou'] >= tried[0]['miou'] - ALLOWED_LOSS[1]]
     best = min(able, key=lambda entry: entry['bytes'])
-    pixels['send'], pixels['send_margin'] = best.pop('limits'), best['margin']
+    pixels['send'], pixels['send_margin'], pixels['send_worth'] = best.pop('limits'), best['margin'], best['worth']
     pixels['fit'] |= {'all_cells': {key: tried[0][key] for key in ('miou', 'bytes')}, 'cells': best}
 
 
 def steps(bundle: Bundle) -> int:
     """How often `fit_pixels` goes through its images."""
-    return 1 + len(EASIEST) * len(HARDEST) * len(TILE_SHARES) * len(DENSE) + (1 + len(SEND) if bundle.split else 0)
+    return 1 + len(EASIEST) * len(WORTH) + (1 + len(SEND) if bundle.split else 0)

@@ -36,10 +36,11 @@ class Recipe:
     the weights that fit it.
     heads_only: of stage `tail`: train nothing but the heads of `candidates`, each distilled from the one whose place it
     takes.
-    first_unit: of stage `tail`: the first unit to train; None: the first that only the final exit uses. tile: (height,
-    width) in cells, of the tiles that it learns to work on, too; see `stages.Tail`. partial: [lowest,
-    highest] probability above which a pixel is settled, drawn anew each time, where it shall learn to do without the
-    features of settled cells; `first_unit` is then behind the split.
+    first_unit: of stage `tail`: the first unit to train; None: the first that only the final exit uses.
+    window: of stage `tail`: [lowest, highest] share of a map's cells, drawn anew each time, of the windows in which
+    what lies behind the split learns to give what it gave for whole maps; see `stages.Successors`. partial: with window
+    or heads_only: [lowest, highest] probability above which a pixel is settled, where it shall learn to do without the
+    features of settled cells.
     experts: of stage `experts`: families of distortions (`data.distortions.FAMILIES`), each of which gets heads of its
     own; expert_exits: at these exits (default: all before the split). expert_head: what these heads have besides the
     exits' own, with whose weights they begin, such as {adapt: 1}. clean_share: of the samples that stay undistorted.
@@ -62,7 +63,7 @@ class Recipe:
     keep: bool = True
     first_unit: int | None = None
     heads_only: bool = False
-    tile: list = field(default_factory=list)
+    window: list = field(default_factory=list)
     partial: list = field(default_factory=list)
     experts: list = field(default_factory=list)
     expert_exits: list = field(default_factory=list)
@@ -148,19 +149,26 @@ def make_recipe(content: dict, path: str | Path) -> Recipe:
 def _check_tail(recipe, path):
     """What only stage `tail` takes."""
     if recipe.stage != 'tail':
-        if recipe.tile or recipe.partial or recipe.first_unit is not None or recipe.heads_only:
-            raise ValueError(f'{path}: first_unit, tile, partial and heads_only are for stage tail, not {recipe.stage}')
+        if recipe.window or recipe.partial or recipe.first_unit is not None or recipe.heads_only:
+            raise ValueError(f'{path}: first_unit, window, partial and heads_only are for stage tail, not '
+                             f'{recipe.stage}')
         return
-    if recipe.heads_only and (not recipe.candidates or recipe.tile or recipe.first_unit is not None):
-        raise ValueError(f'{path}: heads_only trains the heads of `candidates`, which it needs, on whole maps, and no '
-                         'units: leave tile and first_unit out')
+    if recipe.heads_only and not recipe.candidates:
+        raise ValueError(f'{path}: heads_only trains the heads of `candidates`, which it needs')
+    if recipe.window and recipe.candidates and not recipe.heads_only:
+        raise ValueError(f'{path}: window trains the exits that there are: leave candidates out, or set heads_only')
+    if (recipe.window or recipe.heads_only) and recipe.first_unit is not None:
+        raise ValueError(f'{path}: window and heads_only say themselves what they train: leave first_unit out')
+    if recipe.partial and not (recipe.window or recipe.heads_only):
+        raise ValueError(f'{path}: partial goes with window or heads_only')
     nameless = [entry for entry in recipe.candidates if not entry.get('name')]
     if nameless:
         raise ValueError(f'{path}: a candidate of stage tail needs a name, that of the exit it takes the place of or a '
                          f'new one: {nameless[0]}')
-    for name, value, kind in (('tile', recipe.tile, int), ('partial', recipe.partial, (int, float))):
-        if value and (len(value) != 2 or not all(isinstance(each, kind) and each > 0 for each in value)):
-            raise ValueError(f'{path}: {name} is {value}: expected two positive numbers')
+    for name, value in (('window', recipe.window), ('partial', recipe.partial)):
+        if value and not (isinstance(value, list) and len(value) == 2
+                          and all(isinstance(each, (int, float)) for each in value) and 0 < value[0] <= value[1] <= 1):
+            raise ValueError(f'{path}: {name} is {value}: expected two numbers in 0..1, the lower one first')
 
 
 def _check_experts(recipe, path):

@@ -21,9 +21,10 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ee_seg_ros.data.labelled import UNLABELLED
+from ee_seg_ros.inference.windows import HALO
 from ee_seg_ros.models.multi_exit import DEFAULT_INPUT, FINAL, MultiExitNet
+from ee_seg_ros.models.partial import crop, random_window, settled_cells, tail_logits, widen, with_means
 from ee_seg_ros.models.splits import start_bottleneck
-from ee_seg_ros.models.tiles import partial_logits, tiled_logits
 from ee_seg_ros.training.losses import exit_loss, positive_filtering_loss
 from ee_seg_ros.training.recipe import Recipe
 
@@ -109,10 +110,7 @@ class Tail(Frozen):
 
     The loss is CE(final) + exit_weight * CE(exit). Without `first_unit`: the final exit, and the units that nothing
     else uses; in stage 1 the early exits have their say about these units' input, here the final exit makes the most
-    of it. With `tile` the exits see tiles only (`tiles.tiled_logits`) in every second iteration; with `partial` in two
-    of four only the features of unsettled cells pass the split (`tiles.partial_logits`). With early exits to train, the
-    final one, by far the dearest, sits out two iterations of four. Batch norms take their statistics from whole maps of
-    whole features alone: those of tiles differ, and a mixture of both suits neither.
+    of it. With early exits to train, the final one, by far the dearest, sits out two iterations of four.
     """
 
     def __init__(self, net: MultiExitNet, recipe: Recipe, weights: torch.Tensor | None):
@@ -124,86 +122,96 @@ class Tail(Frozen):
         if early:
             raise ValueError(f"exit {', '.join(early)} lies before unit {first}, the first to train, and would stay "
                              'random: leave it out, or set first_unit lower')
-        if recipe.partial and not -1 < split < first:
-            raise ValueError(f'partial needs a split before unit {first}, the first to train; this network has '
-                             f"{'none' if split < 0 else f'one behind unit {split}'}")
         modules = [*net.units[first:], *(net.exits[name] for name in self._exits if name != FINAL), net.final]
         if split >= first:
             modules.append(net.bottleneck)
         super().__init__(net, recipe, weights, tuple(modules))
-        self._norms = [norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)]
 
     def training_step(self, batch: tuple, index: int) -> torch.Tensor:
         """The sum of the exits' losses on one batch."""
         images, labels = batch
-        images, step = self._input(images), self.global_step
-        exits = self._exits if step % 4 < 2 or len(self._exits) == 1 else self._exits[:-1]
-        tile = self.recipe.tile if step % 2 == 1 else None
-        partial = bool(self.recipe.partial) and step % 4 in (1, 2)
-        for norm in self._norms:
-            norm.train(not (tile or partial))
-        if partial:
-            limit = float(torch.empty(()).uniform_(*self.recipe.partial))
-            logits, settled = partial_logits(self.net, images, exits, limit, tile)
-            labels = _without(labels, settled)
-        elif tile:
-            logits = tiled_logits(self.net, images, tile, exits)
-        else:
-            logits = self.net(images, exits)
+        exits = self._exits if self.global_step % 4 < 2 or len(self._exits) == 1 else self._exits[:-1]
         losses = {name: exit_loss(output, labels, self.class_weights, self.recipe.loss_stride)
-                  for name, output in logits.items()}
+                  for name, output in self.net(self._input(images), exits).items()}
         self.log_dict({f'loss_{name}': loss.detach() for name, loss in losses.items()})
         return sum(loss * (1.0 if name == FINAL else self.recipe.exit_weight) for name, loss in losses.items())
 
 
 class Successors(Frozen):
-    """Heads that take the place of others, each distilled from the one before it (`positive_filtering_loss`).
+    """Exits that learn to give what those of the network before give (`positive_filtering_loss`), from less.
 
-    Lighter heads, for example, that shall do the same. All else is frozen. With `partial` every second iteration lets
-    only the features of unsettled cells pass the split; what is to be learned is the other head's output of the whole.
-    predecessors: exit name -> head that was there.
+    With `heads_only` lighter heads of `candidates`, which take the place of others behind the split; else all that lies
+    behind it. What is to be learned is the former output for whole maps of whole features. With `window` three of four
+    iterations see a window of the cells only, with a halo that does not count, and with `partial` in two of four only
+    the features of unsettled cells pass the split; batch norms take no statistics from these, and none at all where
+    units train.
+    predecessor: the network before.
     """
 
-    def __init__(self, net: MultiExitNet, recipe: Recipe, weights: torch.Tensor | None, predecessors: dict):
-        super().__init__(net, recipe, weights, tuple(net.exits[name] for name in predecessors))
-        # In a list they are no modules of this one, neither trained nor kept.
-        self._predecessors = [(part, predecessors[part.name].eval().requires_grad_(False)) for part in net.parts
-                              if part.name in predecessors]
+    def __init__(self, net: MultiExitNet, recipe: Recipe, weights: torch.Tensor | None, predecessor: MultiExitNet):
+        units = {exit_['name']: exit_['unit'] for exit_ in net.spec['exits']}
+        split = -1 if net.split_unit is None else net.split_unit
+        behind = [name for name in net.exit_names if split > -1 and units.get(name, split + 1) > split]
+        self._exits = [entry['name'] for entry in recipe.candidates] if recipe.heads_only else behind
+        before = sorted(set(self._exits) - set(behind)) if behind else ['all']
+        if before:
+            raise ValueError(f'heads_only and window are for exits behind the split: {", ".join(before)} '
+                             f"{'is' if len(before) == 1 else 'are'} not")
+        heads = [net.final if name == FINAL else net.exits[name] for name in self._exits]
+        super().__init__(net, recipe, weights, tuple(heads if recipe.heads_only else [*net.units[split + 1:], *heads]))
+        self._before = [predecessor.eval().requires_grad_(False)]    # in a list it is no module of this one
+        self._onboard = [part for part in net.parts if part.kind == 'exit' and units.get(part.name, len(net.units)
+                                                                                         ) <= split][-1:]
         self._norms = [norm for module in self._trained for norm in module.modules() if isinstance(norm, _BatchNorm)]
 
     def on_train_start(self) -> None:
-        """The predecessors go where the network is."""
+        """The predecessor goes where the network is."""
         super().on_train_start()
-        for _, head in self._predecessors:
-            head.to(self.device)
+        self._before[0].to(self.device)
 
     def training_step(self, batch: tuple, index: int) -> torch.Tensor:
-        """The sum of the heads' losses on one batch."""
+        """The sum of the exits' losses on one batch."""
         images, labels = batch
-        images, partial = self._input(images), bool(self.recipe.partial) and self.global_step % 2 == 1
+        recipe, step = self.recipe, self.global_step
+        window, partial = bool(recipe.window) and step % 4 != 0, bool(recipe.partial) and step % 4 in (1, 2)
         for norm in self._norms:
-            norm.train(not partial)    # statistics are those of whole features
+            norm.train(recipe.heads_only and not (window or partial))
         with torch.no_grad():
-            tensors = self.net.features(images)
-            expected = {part.name: head(*[tensors[name] for name in part.inputs]) for part, head in self._predecessors}
-        if partial:
-            limit = float(torch.empty(()).uniform_(*self.recipe.partial))
-            logits, settled = partial_logits(self.net, images, list(expected), limit)
-            labels = _without(labels, settled)
-        else:
-            logits = {part.name: part.module(*[tensors[name] for name in part.inputs])
-                      for part, _ in self._predecessors}
+            tensors = self._before[0].features(self._input(images))
+            expected = {part.name: part.module(*[tensors[name] for name in part.inputs])
+                        for part in self._before[0].parts if part.name in self._exits}
+            restored, labels = self._restored(tensors, labels, partial)
+            if window:
+                restored, expected, labels = self._in_window(restored, expected, labels)
         losses = {name: positive_filtering_loss(
-            output, expected[name], labels, self.class_weights, self.recipe.loss_stride, self.recipe.distillation_share,
-            self.recipe.distillation_temperature) for name, output in logits.items()}
+            output, expected[name], labels, self.class_weights, recipe.loss_stride, recipe.distillation_share,
+            recipe.distillation_temperature) for name, output in tail_logits(self.net, restored, self._exits).items()}
         self.log_dict({f'loss_{name}': loss.detach() for name, loss in losses.items()})
         return sum(losses.values())
 
+    def _restored(self, tensors, labels, partial):
+        """(what is restored behind the split, labels), both without settled cells where these are not to pass it."""
+        encode, decode = (next(part for part in self.net.parts if part.kind == kind) for kind in ('encode', 'decode'))
+        levels = [tensors[name] for name in encode.outputs]
+        if partial and self._onboard:
+            last = self._onboard[0]
+            limit = float(torch.empty(()).uniform_(*self.recipe.partial))
+            settled, classes = settled_cells(last.module(*[tensors[name] for name in last.inputs]),
+                                             levels[-1].shape[-2:], limit)
+            levels = [with_means(level, settled, classes) for level in levels]
+            where = functional.interpolate(settled[:, None].float(), size=labels.shape[-2:])[:, 0] > 0
+            labels = labels.masked_fill(where, UNLABELLED)    # the robot's label stays there
+        return dict(zip(decode.outputs, decode.module(*levels))), labels
 
-def _without(labels, settled):
-    """Labels (N, H, W), unlabelled in cells that are settled (N, rows, columns): there the robot's label stays."""
-    where = functional.interpolate(settled[:, None].float(), size=labels.shape[-2:])[:, 0] > 0
-    return labels.masked_fill(where, UNLABELLED)
+    def _in_window(self, restored, expected, labels):
+        """The same three in a window; its halo has no labels, for nothing is taken from there."""
+        cells = list(restored.values())[-1].shape[-2:]
+        inner = random_window(cells, self.recipe.window)
+        outer, kept = widen(inner, HALO, cells), torch.full_like(labels, UNLABELLED)
+        crop(kept, inner, cells)[:] = crop(labels, inner, cells)
+        restored, expected = ({name: crop(tensor, outer, cells) for name, tensor in each.items()}
+                              for each in (restored, expected))
+        return restored, expected, crop(kept, outer, cells)
 
 
 class Heads(Frozen):

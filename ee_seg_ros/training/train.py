@@ -12,6 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """Run a recipe with Lightning: checkpointed, resumable after a kill at any moment, on any number of devices."""
+import copy
 import logging
 import time
 import warnings
@@ -131,21 +132,20 @@ def _earlier(recipe, weights, offsets):
 def _tail(recipe, weights, balance, offsets):
     """The earlier stage's network, some exits of which the recipe may add or replace."""
     earlier = _earlier(recipe, weights, offsets)
+    if recipe.window and not recipe.heads_only:
+        return Successors(copy.deepcopy(earlier), recipe, balance, earlier)
     if not recipe.candidates:
         return Tail(earlier, recipe, balance)
     new = [entry['name'] for entry in recipe.candidates]
-    net = add_exits(select_exits(earlier, {name: name for name in earlier.exit_names if name not in (*new, FINAL)}),
-                    recipe.candidates)
-    for name in new:
-        if name in earlier.exits:    # a head of another width or kind keeps what it has in common with the one before
-            take_over(net.exits[name], earlier.exits[name])
-    if not recipe.heads_only:
-        return Tail(net, recipe, balance)
     unknown = sorted(set(new) - set(earlier.exits))
-    if unknown:
+    if recipe.heads_only and unknown:
         raise ValueError(f'heads_only distils each candidate from the exit whose place it takes: there is no '
                          f"{', '.join(unknown)} in this network (it has {', '.join(earlier.exits)})")
-    return Successors(net, recipe, balance, {name: earlier.exits[name] for name in new})
+    net = add_exits(select_exits(earlier, {name: name for name in earlier.exit_names if name not in (*new, FINAL)}),
+                    recipe.candidates)
+    for name in set(new) & set(earlier.exits):    # one of another width or kind keeps what both have in common
+        take_over(net.exits[name], earlier.exits[name])
+    return Successors(net, recipe, balance, earlier) if recipe.heads_only else Tail(net, recipe, balance)
 
 
 def _heads(recipe, weights, balance, offsets):
