@@ -14,7 +14,8 @@
 """Exit criteria: is this mask good enough to stop here?
 
 Each criterion scores the last of the exits run so far and compares the score with that exit's threshold. All of them
-read the low-resolution grid of `ExitOutput`, over the image's content only.
+read the low-resolution maps of `ExitOutput`, over the image's content only: single pixels on a grid of 8 pixels of
+network input, all others every 16th pixel, enough for a mean.
 """
 from dataclasses import dataclass
 from typing import Callable, Optional, Sequence
@@ -140,15 +141,15 @@ _PER_EXIT = 'one per exit but the last'
 _FROM_SECOND = f'{_PER_EXIT}; that of the first exit is not used: there is nothing to compare it with'
 
 CRITERIA = {criterion.name: criterion for criterion in (
-    Criterion('entropy', 'below', 0, lambda outputs: normalised_entropy(outputs[-1].grid_probabilities),
+    Criterion('entropy', 'below', 0, lambda outputs: normalised_entropy(outputs[-1].sampled_probabilities),
               f'mean normalised entropy, 0..1; {_PER_EXIT}'),
     Criterion('region', 'below', 1,
-              lambda outputs: variation_of_information(outputs[-2].grid_classes, outputs[-1].grid_classes),
+              lambda outputs: variation_of_information(outputs[-2].sampled_classes, outputs[-1].sampled_classes),
               f'variation of information in bits; {_FROM_SECOND}'),
     Criterion('region_change', 'below', 1,
-              lambda outputs: changed_share(outputs[-2].grid_classes, outputs[-1].grid_classes),
+              lambda outputs: changed_share(outputs[-2].sampled_classes, outputs[-1].sampled_classes),
               f'share of changed pixels, 0..1; {_FROM_SECOND}'),
-    Criterion('confidence', 'above', 0, lambda outputs: confident_share(outputs[-1].grid_probabilities),
+    Criterion('confidence', 'above', 0, lambda outputs: confident_share(outputs[-1].sampled_probabilities),
               f'share of confident pixels, 0..1; {_PER_EXIT}'),
     Criterion('gain', 'below', 0, lambda outputs: expected_gain(outputs[-1]),
               f'expected gain in percentage points of mIoU per 1e9 multiply-accumulates; {_PER_EXIT}, all alike',

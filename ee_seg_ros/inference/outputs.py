@@ -67,24 +67,32 @@ class ExitOutput:
     @cached_property
     def grid_logits(self) -> np.ndarray:
         """float32 (C, rows, columns): logits on the common grid of 8 pixels, over the image's content only."""
+        if self._stride != GRID:
+            return self._at(GRID)
         rows = math.ceil(self.placement.content_height / GRID)
         columns = math.ceil(self.placement.content_width / GRID)
-        logits = self.logits
-        if self._stride != GRID:
-            size = (logits.shape[2] * self._stride // GRID, logits.shape[1] * self._stride // GRID)
-            logits = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in logits])
-        return logits[:, :rows, :columns]
+        return self.logits[:, :rows, :columns]
 
-    @property
+    @cached_property
     def sampled_logits(self) -> np.ndarray:
         """float32 (C, rows, columns): the logits of every 16th pixel of network input, over the image's content only.
 
-        A view, neither averaged nor resized. Where an exit's stride is above 16, all of its logits.
+        A view, neither averaged nor resized, but where an exit's stride is above 16.
         """
-        step = max(1, SAMPLED // self._stride)
+        if self._stride > SAMPLED:
+            return self._at(SAMPLED)
+        step = SAMPLED // self._stride
         rows = math.ceil(self.placement.content_height / self._stride)
         columns = math.ceil(self.placement.content_width / self._stride)
         return self.logits[:, :rows:step, :columns:step]
+
+    def _at(self, stride):
+        """The logits resized bilinearly to a stride, over the image's content only."""
+        rows, columns = (math.ceil(size / stride) for size in (self.placement.content_height,
+                                                               self.placement.content_width))
+        size = (self.logits.shape[2] * self._stride // stride, self.logits.shape[1] * self._stride // stride)
+        resized = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in self.logits])
+        return resized[:, :rows, :columns]
 
     @property
     def stopped_share(self) -> Optional[float]:
@@ -93,6 +101,16 @@ class ExitOutput:
             return None
         rows, columns = self.grid_logits.shape[1:]
         return float(self.stopped[:rows, :columns].mean())
+
+    @cached_property
+    def sampled_probabilities(self) -> np.ndarray:
+        """float32 (C, rows, columns): softmax of `sampled_logits` at the exit's calibrated temperature."""
+        return softmax(self.sampled_logits, self.exit.temperature)
+
+    @cached_property
+    def sampled_classes(self) -> np.ndarray:
+        """uint8 (rows, columns): class ids of `sampled_logits`."""
+        return self.sampled_logits.argmax(0).astype(np.uint8)
 
     @cached_property
     def grid_probabilities(self) -> np.ndarray:

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from ee_seg_ros.inference.frame import Placement
-from ee_seg_ros.inference.outputs import GRID
+from ee_seg_ros.inference.outputs import GRID, SAMPLED
 from ee_seg_ros.inference.windows import grow
 
 _SURE = 12.0    # logit of a class that came without logits: a probability of 0.9999 among 11 classes
@@ -62,15 +62,16 @@ def keep_stopped(previous: np.ndarray, logits: np.ndarray, stopped: np.ndarray) 
 
 @dataclass(frozen=True)
 class Before:
-    """What is known of the last exit onboard on the server: its classes, as `ExitOutput.grid_classes` has them."""
+    """What is known of the last exit onboard on the server: its classes, as `ExitOutput.sampled_classes` has them."""
 
-    grid_classes: np.ndarray
+    sampled_classes: np.ndarray
 
 
 def classes_before(onboard: OnboardMap, placement: Placement) -> Before:
     """The robot's classes over the image's content."""
     rows, columns = math.ceil(placement.content_height / GRID), math.ceil(placement.content_width / GRID)
-    return Before(onboard.classes[:rows, :columns])
+    step = SAMPLED // GRID
+    return Before(onboard.classes[:rows:step, :columns:step])
 
 
 def on_grid(content: np.ndarray, height: int, width: int, outside: float) -> np.ndarray:

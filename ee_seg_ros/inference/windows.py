@@ -13,12 +13,13 @@
 # limitations under the License.
 """Windows of feature maps: later stages run on the rectangle in which most is left to do, not on whole maps."""
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Optional
 
 import cv2
 import numpy as np
 
-_NEVER = -1e6
+_NEVER = -1e3
 HALO = 1    # cells around a window that are run for what lies within, and not used: see docs/criteria.md
 
 
@@ -53,7 +54,7 @@ class Window:
 
     def alone(self, values: np.ndarray) -> np.ndarray:
         """Values float (rows, columns) of a whole map, so low outside of this window that no best one goes there."""
-        alone = np.full(values.shape, _NEVER)
+        alone = np.full(values.shape, _NEVER, values.dtype)
         self.of(alone, values.shape)[:] = self.of(values, values.shape)
         return alone
 
@@ -79,6 +80,11 @@ def means(pixels: np.ndarray, cells: tuple) -> np.ndarray:
     return pixels.reshape(cells[0], height // cells[0], cells[1], width // cells[1]).mean((1, 3))
 
 
+@lru_cache(maxsize=8)
+def _pairs(count):
+    return np.triu_indices(count, 1)
+
+
 def best_window(values: np.ndarray) -> Optional[Window]:
     """The window with the largest sum of values, float (rows, columns); None where no sum is above 0.
 
@@ -86,10 +92,10 @@ def best_window(values: np.ndarray) -> Optional[Window]:
     (Kadane's algorithm; Bentley, "Programming pearls", Communications of the ACM 27(9), 1984).
     """
     rows, columns = values.shape
-    above = np.zeros((rows + 1, columns))
+    above = np.zeros((rows + 1, columns), values.dtype)
     np.cumsum(values, 0, out=above[1:])
-    tops, bottoms = np.triu_indices(rows + 1, 1)
-    before = np.zeros((len(tops), columns + 1))
+    tops, bottoms = _pairs(rows + 1)
+    before = np.zeros((len(tops), columns + 1), values.dtype)
     np.cumsum(above[bottoms] - above[tops], 1, out=before[:, 1:])
     sums = before[:, 1:] - np.minimum.accumulate(before[:, :-1], 1)
     pair, last = divmod(int(sums.argmax()), columns)

@@ -69,7 +69,7 @@ class Candidates:
             compare = CRITERIA[criterion].score
             inside = self.grids[:, current] != _OUTSIDE
             self._pairs[key] = np.array([
-                compare([SimpleNamespace(grid_classes=before[known]), SimpleNamespace(grid_classes=now[known])])
+                compare([SimpleNamespace(sampled_classes=before[known]), SimpleNamespace(sampled_classes=now[known])])
                 for before, now, known in zip(self.grids[:, earlier], self.grids[:, current], inside)])
         return self._pairs[key]
 
@@ -141,7 +141,7 @@ def observe_candidates(engine: Engine, samples: Iterable,
         outputs, payload = run_all(engine, image)
         height, width = labels.shape
         matrices.append([confusion(labels, output.mask(width, height), len(bundle.classes)) for output in outputs])
-        grids.append(np.stack([output.grid_classes for output in outputs]))
+        grids.append(np.stack([output.sampled_classes for output in outputs]))
         for name, rows in single.items():
             rows.append([CRITERIA[name].score([output]) for output in outputs])
         payloads.append(payload)

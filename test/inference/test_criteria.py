@@ -76,7 +76,7 @@ def test_confident_share_takes_the_median_at_borders():
 
 
 def outputs(*maps):
-    return [SimpleNamespace(grid_classes=np.array(m, np.uint8)) for m in maps]
+    return [SimpleNamespace(sampled_classes=np.array(m, np.uint8)) for m in maps]
 
 
 @pytest.mark.parametrize('name', ['region', 'region_change'])
