@@ -284,7 +284,8 @@ class Onboard(SegmentationNode):
         inference = {'masks': total['masks'], 'mask_rate': since['masks'] / seconds, 'mask_ms': median('mask'),
                      'criterion': settings.criterion, 'expert': settings.expert, **shares(total, 'exit'),
                      **shares(total, 'expert'), **shares(total, 'distortion')}
-        link = {'feature_bytes_per_second': since['feature_bytes'] / seconds, 'round_trip_ms': median('round_trip')}
+        link = {'feature_bytes_per_second': since['feature_bytes'] / seconds, 'round_trip_ms': median('round_trip'),
+                'offboard_nodes': self._link.servers}
         silent = time.monotonic() - self._last_image
         return {
             'camera': health.camera(self._images.topic_name, silent, settings.camera_timeout, total, since, seconds),
