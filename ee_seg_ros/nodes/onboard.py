@@ -51,6 +51,7 @@ class Onboard(SegmentationNode):
 
     def load(self, bundle: Bundle, values: dict, stack) -> None:
         """Engines and publishers."""
+        stack.callback(self._forget)
         self._settings = settings_of(values, bundle)
         self._engine = self._make_engine(bundle, values, 'onboard')
         self._chooser = ExpertChooser(bundle)
@@ -78,6 +79,10 @@ class Onboard(SegmentationNode):
             CompressedImage if compressed else Image, compressed_topic(self, 'image') if compressed else 'image',
             self._on_image, **overridable(IMAGE))
         stack.callback(self.destroy_subscription, self._images)
+
+    def _forget(self):
+        """Let go of the models: they are most of what the process holds."""
+        self._engine = self._rest = self._chooser = None
 
     def apply(self, values: dict) -> None:
         """Live parameters."""
