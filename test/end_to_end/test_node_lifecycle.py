@@ -147,7 +147,7 @@ def holdings(process, peer):
 
 @pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='needs /proc')
 def test_nothing_is_left_behind(managed, load, peer, monkeypatch):
-    # So that glibc gives back what is freed. Else it keeps a heap for each new thread, and most of what the models took.
+    # So that glibc gives back what is freed: else it keeps a heap for each new thread, and most of the models' memory.
     monkeypatch.setenv('MALLOC_ARENA_MAX', '1')
     monkeypatch.setenv('MALLOC_MMAP_THRESHOLD_', '16384')
     process = managed('onboard', criterion='never', finish='onboard', deadline_ms=50000)
