@@ -283,6 +283,7 @@ class Onboard(SegmentationNode):
 
     def examine(self) -> dict:
         """Of the camera, the inference, the link to the offboard node, and the model."""
+        self._outputs.look()
         self._link.want_confidence(self._outputs.final_confidence_wanted)
         total, since, seconds = self._tally.report()
         settings, median = self._settings, self._tally.median_ms
