@@ -14,7 +14,8 @@
 """`ee_seg bench runtime`: what the onboard node adds to the bare engine, its memory, and its time to the first mask.
 
 Both work on the same images, in turn: the node when the camera publishes one, the engine in this process half a period
-later. So both see the same machine, and find it equally cold.
+later. So both see the same machine, and find it equally cold. And both do the same: what the node decides by itself,
+whose heads judge an image, is decided for the engine outside of its time.
 """
 import json
 import os
@@ -32,6 +33,7 @@ from ee_seg_ros.evaluation import recording
 from ee_seg_ros.evaluation.machine import machine, peak_memory_bytes
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.engine import Engine
+from ee_seg_ros.inference.experts import AUTO, ExpertChooser
 from ee_seg_ros.processes import ChildError, Children
 
 RATE = 4.0           # Hz; half a period is longer than either needs
@@ -42,20 +44,27 @@ START_S, QUIET_S = 60.0, 3.0
 
 
 class BareEngine:
-    """The engine without a node around it; times in milliseconds, by index of the image."""
+    """The engine without a node around it: by index of the image, its times in ms and the (expert, exit) it used."""
 
     def __init__(self, bundle: Bundle):
         self._engine = Engine(bundle, threads=THREADS, part='onboard')
-        self._thresholds = bundle.thresholds(CRITERION, OPERATING_POINT)
-        self.times, self._outputs = {}, []
+        self._chooser = ExpertChooser(bundle)
+        self._thresholds = {expert: bundle.thresholds(CRITERION, OPERATING_POINT, expert)
+                            for expert in ('', *bundle.experts)}
+        self.times, self.ran, self._outputs = {}, {}, []
 
     def run(self, index: int, image, at: float) -> None:
-        """Segment an image at a time (seconds of the system clock): pre-processing, inference, mask."""
+        """Segment an image at a time (seconds of the system clock): pre-processing, inference, mask.
+
+        Which expert's heads judge it is found out before, as the node does it.
+        """
+        expert = self._chooser.choose(image, AUTO).expert
         time.sleep(max(0.0, at - time.time()))
         start = time.perf_counter()
-        result = self._engine.segment(image, CRITERION, self._thresholds)
+        result = self._engine.segment(image, CRITERION, self._thresholds[expert], expert=expert)
         result.output.mask(image.shape[1], image.shape[0])
         self.times[index] = (time.perf_counter() - start) * 1e3
+        self.ran[index] = expert, result.exit_name
         self._outputs = self._outputs[-31:] + [result.output]
 
     def postprocess_ms(self) -> float:
@@ -155,9 +164,10 @@ def measure(name_or_path: str, dataset: str, root: str | None, split: str, limit
         first, frames = (recording.load(log, recorded) for log in logs)
     arrived = min(frame.record['mask_at'] for frame in first if frame.received('mask')) / 1e9
     pairs = [(frame.number('mask_ms'), bare.times[frame.index]) for frame in frames
-             if frame.number('mask_ms') is not None and frame.index in bare.times]
+             if frame.number('mask_ms') is not None and frame.index in bare.times
+             and bare.ran[frame.index] == (frame.trace().get('expert'), frame.trace().get('exit'))]
     if not pairs:
-        raise ChildError(f'the onboard node segmented none of {count} images')
+        raise ChildError(f'the onboard node segmented none of {count} images as the bare engine did')
     return {
         'machine': machine(), 'rows': [_row(*part) for part in _parts(pairs)],
         'claims': {'node_over_bare_runtime': _row(0, pairs)['node_over_bare'],

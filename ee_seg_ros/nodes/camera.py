@@ -36,7 +36,7 @@ from ee_seg_ros.nodes.conversions import (
 )
 from ee_seg_ros.nodes.outputs import wanted
 from ee_seg_ros.nodes.parameters import CAMERA, ParameterError, declare
-from ee_seg_ros.nodes.qos import IMAGE, TF_STATIC, overridable
+from ee_seg_ros.nodes.qos import IMAGE, LATCHED_BY_SEVERAL, overridable
 from ee_seg_ros.nodes.running import run
 
 # A subscriber that this side knows of may need a moment longer to know this side; and shared memory that holds the last
@@ -97,7 +97,7 @@ class Camera(Node):
         transform.transform.translation.z = self._calibration.height
         turn = transform.transform.rotation    # of an optical frame that looks straight ahead
         turn.x, turn.y, turn.z, turn.w = -0.5, 0.5, -0.5, 0.5
-        self._poses = self.create_publisher(TFMessage, '/tf_static', TF_STATIC)
+        self._poses = self.create_publisher(TFMessage, '/tf_static', LATCHED_BY_SEVERAL)
         self._poses.publish(TFMessage(transforms=[transform]))
 
     def _wait(self):

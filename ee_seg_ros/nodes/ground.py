@@ -35,7 +35,7 @@ from ee_seg_ros.nodes.ground_messages import cloud_message, grid_message, mask_p
 from ee_seg_ros.nodes.lifecycle import Notices
 from ee_seg_ros.nodes.outputs import wanted
 from ee_seg_ros.nodes.parameters import GROUND, ParameterError, declare
-from ee_seg_ros.nodes.qos import IMAGE, LATCHED, MASK, TF_STATIC, overridable
+from ee_seg_ros.nodes.qos import IMAGE, LATCHED, LATCHED_BY_SEVERAL, MASK, overridable
 from ee_seg_ros.nodes.running import run
 
 QUIET_S = 2.0    # without a mask for so long, diagnostics warn
@@ -86,7 +86,7 @@ class Ground(Node):
         except ImportError:
             raise ParameterError("pose is 'tf', but tf2_msgs is not installed: install ros-DISTRO-tf2-msgs, or give "
                                  'pose:=parameters with camera_x to camera_yaw') from None
-        self.create_subscription(TFMessage, '/tf_static', self._on_tf, TF_STATIC)
+        self.create_subscription(TFMessage, '/tf_static', self._on_tf, LATCHED_BY_SEVERAL)
 
     def _on_tf(self, message):
         for transform in message.transforms:

@@ -80,12 +80,17 @@ class Offboard(SegmentationNode):
             except InvalidTopicNameException:
                 raise ParameterError(f'robots has {name!r}: expected namespaces of letters, digits, _ and /, such as '
                                      "['robot1', 'fleet/robot2']") from None
+        stack.callback(self._forget)
         self._engine = Engine(bundle, values['providers'], values['threads'], 'offboard', self.get_logger().warning)
         self._settings = Settings(values['criterion'], thresholds_by_expert(values, bundle))
         # The first run takes ten times as long as the others, and would be the one to find a graph that fails.
         self._engine.finish({name: np.zeros(bundle.tensors[name]['shape'], np.uint8)
                              for name in bundle.feature_tensors}, fit(bundle.width, bundle.height, bundle))
         self._tally = Tally()
+
+    def _forget(self):
+        """Let go of the model: it is most of what the process holds."""
+        self._engine = None
 
     def apply(self, values: dict) -> None:
         """Live parameters."""

@@ -49,10 +49,22 @@ class OffboardLink:
         self._tally.count('feature_bytes', len(payload))
 
     @property
+    def servers(self) -> int:
+        """How many offboard nodes are there, whatever bundle they run."""
+        return len(self._presence.servers)
+
+    @property
     def foreign(self) -> str:
-        """Fingerprint of an offboard node that is there but runs another bundle, else ''."""
-        found = self._presence.info.get('fingerprint', '')
-        return found if found != self._bundle.fingerprint else ''
+        """Fingerprint of an offboard node that is there but runs another bundle, where none runs this one; else ''."""
+        stranger = self._stranger
+        return stranger.get('fingerprint', 'unknown') if stranger else ''
+
+    @property
+    def _stranger(self):
+        """What such an offboard node told of itself, else None."""
+        servers = self._presence.servers
+        matches = any(server.get('fingerprint') == self._bundle.fingerprint for server in servers)
+        return servers[-1] if servers and not matches else None
 
     def want_confidence(self, wanted: bool) -> None:
         """Ask for refined confidences, or stop: they cost bytes on the link, so only while somebody listens."""
@@ -90,12 +102,12 @@ class OffboardLink:
         self._confidence_subscription = self._refined_subscription = None
 
     def _on_presence(self):
-        info, logger = self._presence.info, self._node.get_logger()
-        present = bool(info) and not self.foreign
-        if self.foreign:
+        stranger, logger = self._stranger, self._node.get_logger()
+        present = bool(self._presence.servers) and stranger is None
+        if stranger is not None:
             self._node.notices.error(
                 ('foreign', self.foreign),
-                f"the offboard node runs another bundle ({info.get('bundle', '?')} {self.foreign}) than this one "
+                f"the offboard node runs another bundle ({stranger.get('bundle', '?')} {self.foreign}) than this one "
                 f'({self._bundle.name} {self._bundle.fingerprint}): nothing is forwarded until both run the same')
         if present != self.present:
             logger.info('an offboard node is there: frames that do not settle are forwarded' if present else

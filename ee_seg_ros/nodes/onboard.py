@@ -50,6 +50,7 @@ class Onboard(SegmentationNode):
 
     def load(self, bundle: Bundle, values: dict, stack) -> None:
         """Engines and publishers."""
+        stack.callback(self._forget)
         self._settings = settings_of(values, bundle)
         self._engine = self._make_engine(bundle, values, 'onboard')
         self._chooser = ExpertChooser(bundle)
@@ -77,6 +78,10 @@ class Onboard(SegmentationNode):
             CompressedImage if compressed else Image, compressed_topic(self, 'image') if compressed else 'image',
             self._on_image, **overridable(IMAGE))
         stack.callback(self.destroy_subscription, self._images)
+
+    def _forget(self):
+        """Let go of the models: they are most of what the process holds."""
+        self._engine = self._rest = self._chooser = None
 
     def apply(self, values: dict) -> None:
         """Live parameters."""
@@ -274,13 +279,15 @@ class Onboard(SegmentationNode):
 
     def examine(self) -> dict:
         """Of the camera, the inference, the link to the offboard node, and the model."""
+        self._outputs.look()
         self._link.want_confidence(self._outputs.final_confidence_wanted)
         total, since, seconds = self._tally.report()
         settings, median = self._settings, self._tally.median_ms
         inference = {'masks': total['masks'], 'mask_rate': since['masks'] / seconds, 'mask_ms': median('mask'),
                      'criterion': settings.criterion, 'expert': settings.expert, **shares(total, 'exit'),
                      **shares(total, 'expert'), **shares(total, 'distortion')}
-        link = {'feature_bytes_per_second': since['feature_bytes'] / seconds, 'round_trip_ms': median('round_trip')}
+        link = {'feature_bytes_per_second': since['feature_bytes'] / seconds, 'round_trip_ms': median('round_trip'),
+                'offboard_nodes': self._link.servers}
         silent = time.monotonic() - self._last_image
         return {
             'camera': health.camera(self._images.topic_name, silent, settings.camera_timeout, total, since, seconds),

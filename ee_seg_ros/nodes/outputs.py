@@ -62,13 +62,11 @@ class Outputs:
             node.notices.warn('labels', 'vision_msgs is not installed: ~/label_info is off (Nav2 needs it: install '
                                         'ros-DISTRO-vision-msgs)')
 
-        self._calibration = None
-        self._calibrations = node.create_subscription(CameraInfo, 'camera_info', self._on_camera_info,
-                                                      **overridable(IMAGE))
+        self._calibration = self._calibrations = None
 
     def close(self) -> None:
         """Take all topics away."""
-        self._node.destroy_subscription(self._calibrations)
+        self._follow_calibration(False)
         for publisher in self._publishers:
             self._node.destroy_publisher(publisher)
 
@@ -81,14 +79,28 @@ class Outputs:
                                  for number, info in enumerate(self._bundle.classes)]
             self._label_info.publish(message)
 
+    def look(self) -> None:
+        """See whether anybody wants the calibration; from the executor, some times a second."""
+        self._follow_calibration(wanted(self._camera_info))
+
+    def _follow_calibration(self, follow):
+        """Subscribe to camera_info, or stop: each message keeps the executor from the frame that came with it."""
+        if follow and self._calibrations is None:
+            self._calibrations = self._node.create_subscription(CameraInfo, 'camera_info', self._on_camera_info,
+                                                                **overridable(IMAGE))
+        elif not follow and self._calibrations is not None:
+            self._node.destroy_subscription(self._calibrations)
+            self._calibration = self._calibrations = None
+
     def _on_camera_info(self, message):
         self._calibration = message
 
     def publish_mask(self, frame: Frame) -> None:
         """Publish the onboard mask of a frame, and the camera's last calibration scaled to its size."""
         self._mask.publish(frame.mask)
-        if self._calibration is not None and wanted(self._camera_info):
-            self._camera_info.publish(scaled_camera_info(self._calibration, frame.header, frame.mask.width,
+        calibration = self._calibration
+        if calibration is not None:
+            self._camera_info.publish(scaled_camera_info(calibration, frame.header, frame.mask.width,
                                                          frame.mask.height))
 
     def publish_pictures(self, frame: Frame, image: np.ndarray) -> None:

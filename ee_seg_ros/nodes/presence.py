@@ -16,7 +16,7 @@ from typing import Callable
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from ee_seg_ros.nodes.qos import OFFBOARD_INFO
+from ee_seg_ros.nodes.qos import LATCHED_BY_SEVERAL, OFFBOARD_INFO
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -34,7 +34,7 @@ def announce(node, topic: str, values: dict):
 
 
 class Presence:
-    """Follows `offboard_info`: `info` holds its values while an offboard node is alive, and is empty otherwise.
+    """Follows `offboard_info`: `servers` holds what each offboard node that is alive told of itself, the newest last.
 
     Alive is what DDS says by the liveliness lease of a second: a node that was killed cannot say good-bye. The message
     says who it is; it comes once, so it is kept over a gap in the link.
@@ -42,26 +42,39 @@ class Presence:
     """
 
     def __init__(self, node, topic: str, on_change: Callable[[], None] = lambda: None):
-        self._node, self._on_change = node, on_change
-        self._alive, self._told = 0, {}
-        self._subscription = node.create_subscription(
-            DiagnosticStatus, topic, self._on_info, OFFBOARD_INFO,
+        self._node, self._topic, self._on_change = node, topic, on_change
+        self._alive = 0
+        # Two subscriptions, because Fast DDS counts those that are alive right only in the first one of a process.
+        self._lease = node.create_subscription(
+            DiagnosticStatus, topic, lambda message: None, OFFBOARD_INFO,
             event_callbacks=SubscriptionEventCallbacks(liveliness=self._on_liveliness))
+        self._ask()
+
+    def _ask(self):
+        """Subscribe to what the servers have to say, which is latched."""
+        self._told = {}
+        self._infos = self._node.create_subscription(DiagnosticStatus, self._topic, self._on_info, LATCHED_BY_SEVERAL)
 
     @property
-    def info(self) -> dict:
-        """What the offboard node told of itself last; empty while there is none."""
-        return self._told if self._alive else {}
+    def servers(self) -> list:
+        """What each offboard node told of itself, as dicts of strings; empty while there is none."""
+        return list(self._told.values())[-self._alive:] if self._alive else []
 
     def close(self) -> None:
         """Stop following."""
         self._alive = 0
-        self._node.destroy_subscription(self._subscription)
+        for subscription in (self._lease, self._infos):
+            self._node.destroy_subscription(subscription)
 
     def _on_info(self, message):
-        self._told = {pair.key: pair.value for pair in message.values}
+        self._told.pop(message.hardware_id, None)
+        self._told[message.hardware_id] = {pair.key: pair.value for pair in message.values}
         self._on_change()
 
     def _on_liveliness(self, event):
-        self._alive = event.alive_count
+        before, self._alive = self._alive, event.alive_count
+        if before > 1 and self._alive < before:
+            # DDS does not say which of them left: those that remain say again who they are.
+            self._node.destroy_subscription(self._infos)
+            self._ask()
         self._on_change()

@@ -43,8 +43,9 @@ TRACE = _keep_last(100, reliability=ReliabilityPolicy.RELIABLE)
 
 LATCHED = _keep_last(1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
-# Each broadcaster latches one message; all of them count.
-TF_STATIC = _keep_last(100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# Each publisher latches one message, and there may be several; all of them count.
+LATCHED_BY_SEVERAL = _keep_last(100, reliability=ReliabilityPolicy.RELIABLE,
+                                durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 OFFBOARD_INFO = _keep_last(1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL,
                            liveliness=LivelinessPolicy.AUTOMATIC, liveliness_lease_duration=LEASE)

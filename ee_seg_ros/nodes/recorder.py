@@ -127,7 +127,7 @@ class Recorder(Node):
         now, values = time.monotonic(), self.values
         if not self._ready:
             self._ready = (self.count_publishers('ee_seg/mask') > 0
-                           and (bool(self._presence.info) or not values['offboard']))
+                           and (bool(self._presence.servers) or not values['offboard']))
             if self._ready:
                 self._say('ready')
         if self._last is None:

@@ -23,6 +23,7 @@ from ee_seg_ros.inference.pixels import refine
 from ee_seg_ros.nodes.conversions import compressed_message, png_message
 from ee_seg_ros.nodes.presence import announce
 
+OK, WARN, ERROR = b'\x00', b'\x01', b'\x02'
 AGES = 50000.0    # ms: a deadline that does not come during a test
 
 
@@ -168,6 +169,26 @@ def test_a_server_with_another_bundle_gets_nothing(onboard, peer):
     peer.node.destroy_publisher(info)
     peer.wait(lambda: peer.diagnostics['ee_seg'][0] != b'\x02', 'the end of the error')
     assert onboard.text.count('runs another bundle (other feedfacefeedface)') == 1
+
+
+def test_of_two_servers_the_one_that_leaves_is_forgotten(onboard, peer, bundle):
+    """Whichever spoke last: features go to the one that matches, and what the other said ends with it."""
+    matching = {'id': 'matching', 'bundle': 'street', 'fingerprint': bundle.fingerprint}
+    foreign = {'id': 'foreign', 'bundle': 'other', 'fingerprint': 'feedfacefeedface'}
+
+    def link(level, present, nodes):
+        peer.wait(lambda: 'ee_seg: link' in peer.diagnostics and (level, present, nodes) == (
+            peer.diagnostics['ee_seg: link'][0], *map(peer.diagnostics['ee_seg: link'][2].get,
+                                                      ('offboard_present', 'offboard_nodes'))),
+                  f'{level}, {present}, {nodes}, but {peer.diagnostics.get("ee_seg: link")}')
+    for stays, leaves, after in ((matching, foreign, (OK, 'true')), (foreign, matching, (ERROR, 'false'))):
+        for order in ((stays, leaves), (leaves, stays)):
+            infos = {told['id']: announce(peer.node, 'offboard_info', told) for told in order}
+            link(OK, 'true', '2')
+            peer.node.destroy_publisher(infos[leaves['id']])
+            link(*after, '1')
+            peer.node.destroy_publisher(infos[stays['id']])
+            link(WARN, 'false', '0')
 
 
 def test_without_a_server_final_masks_come_at_once(onboard, peer):
