@@ -11,7 +11,6 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A k x k convolution as two one-dimensional ones: a fraction of the cost, and nearly the same function."""
 """Inverted residual blocks with fewer hidden channels, chosen and made up for by least squares: nothing is trained.
 
 Source: He, Zhang, Sun, "Channel pruning for accelerating very deep neural networks", ICCV 2017: block after block, what
@@ -82,7 +81,7 @@ def prune(net: MultiExitNet, pruned: list, images: Callable[[], Iterable],
         had = narrow.in_channels
         covariance[:had, :had] += RIDGE * covariance[:had, :had].diagonal().mean() * torch.eye(had)
         kept, weights = eliminate(covariance[:had, :had], covariance[:had, had:], count)
-        cut_hidden(net.units, unit, kept)
+        cut_hidden(net.units, unit, kept.tolist())
         explained = (weights * covariance[kept, had:]).sum(0)
         narrow.weight.copy_(weights.T[..., None, None])
         # The norm's statistics are those of what it gets, as if it had been trained so.

@@ -44,7 +44,7 @@ class Recipe:
     experts: of stage `experts`: families of distortions (`data.distortions.FAMILIES`), each of which gets heads of its
     own; expert_exits: at these exits (default: all before the split). expert_head: what these heads have besides the
     exits' own, with whose weights they begin, such as {adapt: 1}. clean_share: of the samples that stay undistorted.
-    pruned: of stage `prune`: list of {unit, hidden}, how many hidden channels are left to which inverted residual block.
+    pruned: of stage `prune`: list of {unit, hidden}: how many hidden channels are left to which block.
     splits: of stage `heads`: further places to split the network at, described like its `split`; see `MultiExitNet`.
     keep: of stage `heads`: whether the exits of the earlier stage are trained on as candidates, too.
     dataset, split: see `data.datasets.open_dataset`. phases: list of {steps, height, width, scales, jitter}.
@@ -138,7 +138,8 @@ def make_recipe(content: dict, path: str | Path) -> Recipe:
     _check_experts(recipe, path)
     if (recipe.stage == 'prune') != bool(recipe.pruned) or not all(
             isinstance(entry, dict) and set(entry) == {'unit', 'hidden'} for entry in recipe.pruned):
-        raise ValueError(f'{path}: pruned is {recipe.pruned}: stage prune, and no other, expects a list of {{unit, hidden}}')
+        raise ValueError(f'{path}: pruned is {recipe.pruned}: stage prune, and no other, takes a list of entries with '
+                         'unit and hidden')
     if not isinstance(recipe.phases, list) or not recipe.phases:
         raise ValueError(f'{path}: `phases` is a list of at least one phase, not {recipe.phases}')
     for phase in recipe.phases:

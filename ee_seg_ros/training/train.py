@@ -222,7 +222,8 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
     of Lightning, with DDP where they are several. experts: like weights, of a network with whose experts those of stage
     `experts` begin.
     report: called with one line of progress now and then. Also writes OUT/logs/*/metrics.csv, one each time that it is
-    started, and OUT/curves.png. Raises ValueError or FileNotFoundError for wrong input.
+    started, and OUT/curves.png, but for stage `prune`, which trains nothing. Raises ValueError or FileNotFoundError for
+    wrong input.
     """
     recipe, out = recipe_path if isinstance(recipe_path, Recipe) else read_recipe(recipe_path), Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -239,7 +240,7 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
     make = {'heads': _heads, 'tail': _tail, 'experts': partial(_experts, begin=experts)}.get(recipe.stage, _end_to_end)
     data = _Data(dataset, recipe)
     if recipe.stage == 'prune':
-        net = _earlier(recipe, weights, offsets * 0)
+        net = _earlier(recipe, weights, torch.zeros_like(offsets))    # no loss, so no class weights
         save_network(prune(net, recipe.pruned, lambda: (net.scaled(images) for images, _ in data.batches()), report),
                      out / 'weights.pt')
         return out / 'weights.pt'
