@@ -41,6 +41,7 @@ def train(recipe: Path = typer.Argument(help='Recipe (YAML); see config/recipes.
     """Train a multi-exit network: one stage of a recipe, or every run of an ablation file (with `runs`).
 
     A recipe of stage `detector` trains the detector of distortions instead: OUT/detector.onnx and OUT/detector.json.
+    One of stage `prune` trains nothing, and takes minutes: OUT/weights.pt, with fewer channels.
     """
     shared.must_exist(recipe, root)
     from ee_seg_ros.evaluation.report import make_folder

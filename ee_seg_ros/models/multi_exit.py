@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ee_seg_ros.models.backbones import build_backbone
+from ee_seg_ros.models.backbones import build_backbone, cut_hidden
 from ee_seg_ros.models.bottleneck import Bottleneck
 from ee_seg_ros.models.heads import TorchvisionHead, build_head
 
@@ -79,7 +79,8 @@ def _bottleneck(split, shapes):
 class MultiExitNet(nn.Module):
     """A segmentation network with early exits, from a JSON-able `spec`.
 
-    backbone: {name, output_stride, units} (see `build_backbone`; `units` cuts the chain off, default all).
+    backbone: {name, output_stride, units, pruned} (see `build_backbone`; `units` cuts the chain off, default all).
+    pruned: list of {unit, hidden}: inverted residual blocks with fewer hidden channels, see `pruning.prune`.
     classes: how many. input: {scale, offset} per channel of RGB 0..255 (default x / 127.5 - 1).
     skip: unit whose output onboard heads may take besides their features; default none.
     exits: list of {name, unit, head}, the exit sits behind that unit; head as in `build_head`.
@@ -102,6 +103,8 @@ class MultiExitNet(nn.Module):
         self.spec = copy.deepcopy(spec)
         backbone = build_backbone(spec['backbone']['name'], spec['backbone'].get('output_stride'), spec['classes'],
                                   weights)
+        for entry in spec['backbone'].get('pruned', ()):
+            cut_hidden(backbone.units, entry['unit'], range(entry['hidden']))
         shapes = backbone.shapes()
         last = spec['backbone'].get('units', len(backbone.units)) - 1
         self.units = backbone.units[:last + 1]
@@ -264,6 +267,12 @@ class MultiExitNet(nn.Module):
                 if len(logits) == len(wanted):
                     break
         return logits
+
+    def scaled(self, images: torch.Tensor) -> torch.Tensor:
+        """Network inputs of images, RGB 0..255: float32 (.., 3, H, W)."""
+        scale, offset = (torch.tensor(value).view(3, 1, 1) for value in (
+            self.spec.get('input', DEFAULT_INPUT)[key] for key in ('scale', 'offset')))
+        return images * scale + offset
 
     def run_units(self, tensor: torch.Tensor, first: int, last: int) -> list:
         """What each of the units `first` to `last` puts out; those behind the split see what is restored there."""

@@ -23,7 +23,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from ee_seg_ros.data.datasets import open_dataset
 from ee_seg_ros.data.labelled import UNLABELLED
-from ee_seg_ros.models.multi_exit import DEFAULT_INPUT, MultiExitNet, load_network
+from ee_seg_ros.models.multi_exit import MultiExitNet, load_network
 from ee_seg_ros.training.recipe import make_recipe, read_yaml
 from ee_seg_ros.training.train import train
 
@@ -33,8 +33,7 @@ MULTIPLE, PAD = 32, 127    # network inputs are padded to a multiple of this man
 @torch.no_grad()
 def mean_ious(net: MultiExitNet, dataset) -> dict:
     """mIoU (0..1) of every exit of a network on a reader's images, over the classes that occur, by exit name."""
-    scaling, classes = net.spec.get('input', DEFAULT_INPUT), net.spec['classes']
-    scale, offset = (torch.tensor(scaling[key]).view(3, 1, 1) for key in ('scale', 'offset'))
+    classes = net.spec['classes']
     metrics = {name: MulticlassJaccardIndex(classes, average=None, ignore_index=UNLABELLED) for name in net.exit_names}
     seen = torch.zeros(classes, dtype=torch.bool)
     for index in range(len(dataset)):
@@ -44,7 +43,7 @@ def mean_ious(net: MultiExitNet, dataset) -> dict:
                                 (0, -width % MULTIPLE, 0, -height % MULTIPLE), value=PAD)
         target = torch.from_numpy(labels.astype(np.int64))[None]
         seen[target[target != UNLABELLED]] = True
-        for name, logits in net.eval()(((planes * scale + offset)[None])).items():
+        for name, logits in net.eval()(net.scaled(planes)[None]).items():
             whole = functional.interpolate(logits, planes.shape[-2:], mode='bilinear', align_corners=False)
             metrics[name].update(whole[..., :height, :width].argmax(1), target)
     return {name: float(metric.compute()[seen].mean()) for name, metric in metrics.items()}

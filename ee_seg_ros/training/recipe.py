@@ -19,8 +19,8 @@ import yaml
 
 from ee_seg_ros.data.distortions import FAMILIES
 
-STAGES = ('round_robin', 'joint', 'heads', 'tail', 'experts')
-LATER = ('heads', 'tail', 'experts')    # go on with an earlier stage's network
+STAGES = ('round_robin', 'joint', 'heads', 'tail', 'experts', 'prune')
+LATER = ('heads', 'tail', 'experts', 'prune')    # go on with an earlier stage's network
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class Recipe:
 
     stage: `round_robin` (MESS's stage 1: everything, one early exit per iteration), `joint` (everything, all exits in
     every iteration), `heads` (stage 2: only the heads of `candidates`, backbone and final exit frozen), `tail` (what
-    lies behind a unit, the rest frozen) or `experts` (only the expert heads, all else frozen).
-    network: spec of a `MultiExitNet`; of the last three, whose network comes from the weights, left out.
+    lies behind a unit, the rest frozen), `experts` (only the expert heads, all else frozen) or `prune` (nothing is
+    trained; see `models.pruning`).
+    network: spec of a `MultiExitNet`; of the last four, whose network comes from the weights, left out.
     candidates: of stage `heads`: list of {unit, head, name, distillation_share}; the last two are optional. Of stage
     `tail`: list of {unit, head, name}; one that is called like an exit of the earlier stage takes its place, and keeps
     the weights that fit it.
@@ -44,6 +45,7 @@ class Recipe:
     experts: of stage `experts`: families of distortions (`data.distortions.FAMILIES`), each of which gets heads of its
     own; expert_exits: at these exits (default: all before the split). expert_head: what these heads have besides the
     exits' own, with whose weights they begin, such as {adapt: 1}. clean_share: of the samples that stay undistorted.
+    pruned: of stage `prune`: list of {unit, hidden}: how many hidden channels are left to which block.
     splits: of stage `heads`: further places to split the network at, described like its `split`; see `MultiExitNet`.
     keep: of stage `heads`: whether the exits of the earlier stage are trained on as candidates, too.
     dataset, split: see `data.datasets.open_dataset`. phases: list of {steps, height, width, scales, jitter}.
@@ -69,6 +71,7 @@ class Recipe:
     expert_exits: list = field(default_factory=list)
     expert_head: dict = field(default_factory=dict)
     clean_share: float = 0.2
+    pruned: list = field(default_factory=list)
     dataset: str = 'camvid'
     seed: int = 1
     batch_size: int = 8
@@ -134,6 +137,10 @@ def make_recipe(content: dict, path: str | Path) -> Recipe:
                          'of its network')
     _check_tail(recipe, path)
     _check_experts(recipe, path)
+    if (recipe.stage == 'prune') != bool(recipe.pruned) or not all(
+            isinstance(entry, dict) and set(entry) == {'unit', 'hidden'} for entry in recipe.pruned):
+        raise ValueError(f'{path}: pruned is {recipe.pruned}: stage prune, and no other, takes a list of entries with '
+                         'unit and hidden')
     if not isinstance(recipe.phases, list) or not recipe.phases:
         raise ValueError(f'{path}: `phases` is a list of at least one phase, not {recipe.phases}')
     for phase in recipe.phases:

@@ -37,6 +37,7 @@ from ee_seg_ros.models.multi_exit import (
     save_network,
     select_exits,
 )
+from ee_seg_ros.models.pruning import prune
 from ee_seg_ros.models.splits import add_splits
 from ee_seg_ros.training.batches import Batches
 from ee_seg_ros.training.curves import plot_curves
@@ -221,7 +222,8 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
     of Lightning, with DDP where they are several. experts: like weights, of a network with whose experts those of stage
     `experts` begin.
     report: called with one line of progress now and then. Also writes OUT/logs/*/metrics.csv, one each time that it is
-    started, and OUT/curves.png. Raises ValueError or FileNotFoundError for wrong input.
+    started, and OUT/curves.png, but for stage `prune`, which trains nothing. Raises ValueError or FileNotFoundError for
+    wrong input.
     """
     recipe, out = recipe_path if isinstance(recipe_path, Recipe) else read_recipe(recipe_path), Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -236,8 +238,13 @@ def train(recipe_path: str | Path | Recipe, root: str | None, out: str | Path, w
     if experts is not None and recipe.stage != 'experts':
         raise ValueError(f'experts to begin with are for stage experts, not {recipe.stage}')
     make = {'heads': _heads, 'tail': _tail, 'experts': partial(_experts, begin=experts)}.get(recipe.stage, _end_to_end)
-    module = make(recipe, weights, balance, offsets)
     data = _Data(dataset, recipe)
+    if recipe.stage == 'prune':
+        net = _earlier(recipe, weights, torch.zeros_like(offsets))    # no loss, so no class weights
+        save_network(prune(net, recipe.pruned, lambda: (net.scaled(images) for images, _ in data.batches()), report),
+                     out / 'weights.pt')
+        return out / 'weights.pt'
+    module = make(recipe, weights, balance, offsets)
     if recipe.splits:
         module.start_splits(next(iter(data.batches()))[0], recipe.splits)
     checkpoint, logs = out / 'checkpoint.ckpt', out / 'logs'

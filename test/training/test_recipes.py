@@ -40,6 +40,8 @@ def test_recipes_describe_networks(name):
         grown = add_exits(earlier, [{'name': entry.get('name') or candidate_name(entry['unit'], entry['head']),
                                      'unit': entry['unit'], 'head': entry['head']} for entry in recipe.candidates])
         assert len(grown.exit_names) == len(earlier.exit_names) + len(recipe.candidates)
+        spec = earlier.spec
+        MultiExitNet({**spec, 'backbone': {**spec['backbone'], 'pruned': recipe.pruned}})
         return
     net = MultiExitNet(recipe.network)
     assert recipe.network['classes'] == len(FOLDERS[recipe.dataset].class_names)

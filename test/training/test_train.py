@@ -156,6 +156,24 @@ def test_the_final_exit_is_trained_with_what_only_it_uses(root, tmp_path, first_
                for name in changed)
 
 
+def test_a_pruned_network_comes_out_the_same_each_time(root, tmp_path, first_stage):
+    """Only the pruned block changes; with `pixel_shares`, as in a training, the classifiers stay as they are, too."""
+    recipe, said = write_recipe(tmp_path / 'recipe.yaml', stage='prune', pruned=[{'unit': 3, 'hidden': 96}]), []
+    before, after, again = (load_network(path).state_dict() for path in (first_stage, *(
+        train(recipe, root, tmp_path / run, first_stage, threads=1, report=said.append) for run in ('one', 'two'))))
+    assert said[0] == said[1] and said[0].startswith('unit 3: 96 of 144 hidden channels left')
+    torch.testing.assert_close(again, after, rtol=0, atol=0)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith('units.3.conv.') for name in changed)
+
+
+@pytest.mark.parametrize('changes', [{'pruned': []}, {'pruned': [{'unit': 3}]},
+                                     {'stage': 'heads', 'pruned': [{'unit': 3, 'hidden': 96}]}])
+def test_recipes_that_prune_nothing_or_elsewhere_are_refused(changes, tmp_path):
+    with pytest.raises(ValueError, match='pruned is'):
+        read_recipe(write_recipe(tmp_path / 'recipe.yaml', **{'stage': 'prune', **changes}))
+
+
 REPLACED = [{'name': 'exit2', 'unit': 10, 'head': {'kind': 'fcn', 'reduction': 4}},
             {'name': 'late', 'unit': 14, 'head': {'kind': 'fcn', 'reduction': 8}}]
 
