@@ -61,8 +61,8 @@ def test_all_distortions_of_a_family_and_all_levels_come_as_often():
     kinds = [kind for kind in DISTORTIONS.values() if kind.family == 'noise']
     settings = [(kind.name, level) for kind in kinds for level in kind.levels]
     rows = copies(6, 'noise')
-    assert Counter(row[1:] for row in rows) == {setting: 2 for setting in settings}
-    assert Counter(row[0] for row in rows) == {index: 3 for index in range(6)} and len(set(rows)) == 18
+    assert Counter(row[1:] for row in rows) == dict.fromkeys(settings, 2)
+    assert Counter(row[0] for row in rows) == dict.fromkeys(range(6), 3) and len(set(rows)) == 18
     found = list(distorted(samples, 'noise'))
     assert len(found) == 18
     for (index, name, level), (image, labels) in zip(rows, found):
