@@ -130,6 +130,11 @@ class Bundle:
         """
         return self.exits if not expert else tuple(self._expert_exit(expert, exit_) for exit_ in self.exits)
 
+    def smoothing(self, expert: str) -> Optional[tuple]:
+        """(sigma in pixels of the network input, share) of `frame.smoothed` for an expert; None: it has none."""
+        found = self._expert(expert).get('smoothing') if expert else None
+        return None if found is None else (float(found['sigma']), float(found['share']))
+
     def per_strength(self, criterion: str, expert: str = '') -> float:
         """By how much a criterion's thresholds are stricter for an expert's strongest distortions than its mildest."""
         criteria = self._expert(expert)['criteria'] if expert else {}

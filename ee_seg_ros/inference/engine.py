@@ -236,9 +236,9 @@ class Engine:
                 break
         result.inference_ms += (time.perf_counter() - began) * 1e3
 
-    def _place(self, image):
+    def _place(self, image, expert):
         began = time.perf_counter()
-        tensor, placement = preprocess(image, self.bundle)
+        tensor, placement = preprocess(image, self.bundle, expert)
         return Result(placement, tensors={'image': OrtValue.ortvalue_from_numpy(tensor)},
                       preprocess_ms=(time.perf_counter() - began) * 1e3)
 
@@ -253,7 +253,7 @@ class Engine:
         All experts' graphs are loaded: each frame may name another. strength: of the distortion, 0 (the mildest, for
         which an expert's thresholds are stated) to 1 (`Bundle.per_strength`); None: not known, taken for the middle.
         """
-        result = self._place(image)
+        result = self._place(image, expert)
         by = self.bundle.per_strength(criterion, expert) * (0.5 if strength is None else strength)
         thresholds = CRITERIA[criterion].stricter(thresholds, by)
         self._run_side(self._onboard_stages, result, criterion, thresholds, limits, expert)
@@ -330,7 +330,7 @@ class Engine:
         that there is not.
         """
         *path, _ = self.bundle.path_to(exit_name)
-        result = self._place(image)
+        result = self._place(image, expert)
         began = time.perf_counter()
         for graph in path:
             self._run(graph, result)

@@ -19,7 +19,7 @@ import numpy as np
 
 from ee_seg_ros.data.distortions import DISTORTIONS, distort
 from ee_seg_ros.evaluation.evaluate import Observations, cascade, exits_taken, observe
-from ee_seg_ros.evaluation.metrics import mean_iou
+from ee_seg_ros.evaluation.metrics import confusion, mean_iou
 from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle
 from ee_seg_ros.inference.criteria import CRITERIA, Criterion
 from ee_seg_ros.inference.detector import Detector
@@ -27,6 +27,7 @@ from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.search.calibration import RESAMPLES, curve
 from ee_seg_ros.search.cascades import threshold_levels
 
+SMOOTHING = (None, {'sigma': 1.0, 'share': 0.6})    # see `inference.frame.smoothed`
 EVERY = 3        # an image comes in each third distortion and level of a family: enough to tell strengths apart
 LIKELY = 0.75    # share of the resamples of the images in which an expert settles no fewer than the own heads
 
@@ -132,6 +133,26 @@ def expert_criterion(bundle: Bundle, criterion: str, observed: Observations, bef
             'operating_points': expert_points(bundle, criterion, points, observed, before, images)}
 
 
+def choose_smoothing(bundle: Bundle, family: str, samples: Sequence, threads: int,
+                     report: Callable[[int, int], None]) -> None:
+    """Store whether an expert's images are smoothed: as it gives the best onboard exits on distorted (image, labels).
+
+    A backbone that has learned nothing of noise sees more where some of it is taken away. By the mean mIoU of the
+    onboard exits.
+    """
+    expert, classes, total = bundle.document['experts'][family], len(bundle.classes), len(copies(len(samples), family))
+    engine, tried = Engine(bundle, threads=threads, part='onboard'), []
+    for number, smoothing in enumerate(SMOOTHING):
+        expert['smoothing'], matrices = smoothing, 0
+        for done, (image, labels) in enumerate(distorted(samples, family), start=1):
+            matrices = matrices + np.array([confusion(labels, output.mask(*labels.shape[::-1]), classes)
+                                            for output in engine.segment(image, 'never', expert=family).outputs])
+            report(number * total + done, len(SMOOTHING) * total)
+        tried.append(float(np.mean([mean_iou(matrix) for matrix in matrices])))
+    expert['smoothing'] = SMOOTHING[int(np.argmax(tried))]
+    expert['smoothing_tried'] = [{'smoothing': each, 'miou': miou} for each, miou in zip(SMOOTHING, tried)]
+
+
 def calibrate_experts(bundle: Bundle, samples: list, threads: int = 2,
                       report: Callable[[int, int], None] = lambda done, total: None) -> None:
     """Measure all experts of a calibrated bundle on distorted copies of (image, labels); nothing is written yet.
@@ -145,6 +166,7 @@ def calibrate_experts(bundle: Bundle, samples: list, threads: int = 2,
         expert, images = bundle.document['experts'][family], np.array([row[0] for row in copies(len(samples), family)])
         expert.pop('calibration', None)    # by which frames would not be forwarded
         total = len(images)
+        choose_smoothing(bundle, family, samples, threads, report)
         found = calibrate_temperatures(labelled_pixels(Engine(bundle, threads=threads), distorted(samples, family),
                                                        lambda done: report(done, 3 * total), family))
         for exit_, temperature in zip(bundle.exits, found['temperatures']):

@@ -28,6 +28,7 @@ from ee_seg_ros.inference.detector import Detection
 from ee_seg_ros.inference.engine import Engine, together
 from ee_seg_ros.inference.experts import AUTO, EVERY, OFF, ExpertChooser
 from ee_seg_ros.inference.features import FeatureError, pack, unpack
+from ee_seg_ros.inference.frame import preprocess, smoothed
 from ee_seg_ros.inference.pixels import OnboardMap
 
 EXPERTS = {'blur': ('exit1', 'exit2', 'final'), 'noise': ('exit2',)}
@@ -90,6 +91,18 @@ def test_the_heads_of_an_expert_answer_together_on_each_side(expert_engine, nois
     for place in (0, 2, 3, 4):    # the first ones of each side, and those that are no expert's
         np.testing.assert_array_equal(whole[place].logits, alone[place])
     np.testing.assert_allclose(whole[1].logits, (alone[0] + alone[1]) / 2, atol=1e-5)
+
+
+def test_images_of_an_expert_are_smoothed_where_it_says_so(folder, noise):
+    document = json.loads((folder / 'bundle.json').read_text())
+    document['experts']['blur']['smoothing'] = {'sigma': 1.0, 'share': 0.6}
+    smooth = Bundle(folder, document)
+    assert smooth.smoothing('blur') == (1.0, 0.6) and smooth.smoothing('noise') is smooth.smoothing('') is None
+    assert smoothed(noise, 1.0, 0.6).std() < 0.8 * noise.std() and np.array_equal(smoothed(noise, 1.0, 0.0), noise)
+    engine = Engine(smooth, threads=1)
+    for expert, given in (('blur', smoothed(noise, 1.0, 0.6)), ('noise', noise), ('', noise)):
+        result = engine.segment(noise, 'never', expert=expert)    # whose memory the tensor is
+        np.testing.assert_array_equal(result.tensors['image'].numpy(), preprocess(given, smooth)[0])
 
 
 @pytest.mark.parametrize('criterion, hardly', [('entropy', 1e-3), ('confidence', -1e-3)])
