@@ -80,12 +80,15 @@ class Runner:
         for expert in ('', *engine.bundle.experts):
             engine.bundle.thresholds(criterion, operating_point, expert)    # a wrong name is told before all else
 
-    def run(self, image: np.ndarray, labels: np.ndarray, expert: str) -> Outcome:
-        """One image with an expert's heads ('' for the exits' own); the detector's time is not in it."""
+    def run(self, image: np.ndarray, labels: np.ndarray, expert: str, strength: float | None = None) -> Outcome:
+        """One image with an expert's heads ('' for the exits' own); the detector's time is not in it.
+
+        strength: of the distortion as it was detected, see `Engine.segment`.
+        """
         engine, classes = self._engine, len(self._engine.bundle.classes)
         thresholds = engine.bundle.thresholds(self._criterion, self._point, expert)
         began = time.perf_counter()
-        frame = run_pair(engine, image, self._criterion, thresholds, expert=expert)
+        frame = run_pair(engine, image, self._criterion, thresholds, expert=expert, strength=strength)
         final, robot = frame.mask(*size_of(image)), frame.sides[0]
         ms, size = (time.perf_counter() - began) * 1e3, len(frame.payload(engine))
         forwarded = frame.onboard is not None
@@ -100,14 +103,15 @@ def look(runner: Runner, detector: Detector | None, experts: Sequence[str], samp
 
     Each expert runs once on an image, however many ways lead to it.
     """
-    outcomes, detections, right = {}, [], family_of(setting[0])
+    outcomes, detections, right, strength = {}, [], family_of(setting[0]), None
     for seed, (image, labels) in enumerate(samples):
         image = distort(image, setting[0], setting[1], seed)
         chosen = {PRISTINE: '', ORACLE: right if right in experts else ''}
         if detector is not None:
             detections.append(detector.detect(image))
             chosen[DETECTOR] = detections[-1].family if detections[-1].family in experts else ''
-        found = {expert: runner.run(image, labels, expert) for expert in dict.fromkeys(chosen.values())}
+            strength = detections[-1].level
+        found = {expert: runner.run(image, labels, expert, strength) for expert in dict.fromkeys(chosen.values())}
         for heads, expert in chosen.items():
             outcomes.setdefault(heads, []).append(found[expert])
         step()

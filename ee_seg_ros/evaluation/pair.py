@@ -66,13 +66,13 @@ class PairResult:
 
 
 def run_pair(engine: Engine, image: np.ndarray, criterion: str, thresholds: Sequence[float], partial: bool = True,
-             limits: Sequence[float] | None = None, expert: str = '') -> PairResult:
+             limits: Sequence[float] | None = None, expert: str = '', strength: float | None = None) -> PairResult:
     """Run an image (uint8 (H, W, 3) RGB) through both sides until an exit settles; engine with part 'all'.
 
-    criterion, thresholds, limits, expert: as of `Engine.segment`. partial: forward only cells that are not settled,
-    where the bundle knows them; a frame without any is not forwarded.
+    criterion, thresholds, limits, expert, strength: as of `Engine.segment`. partial: forward only cells that are not
+    settled, where the bundle knows them; a frame without any is not forwarded.
     """
-    robot = engine.segment(image, criterion, thresholds, limits, expert)
+    robot = engine.segment(image, criterion, thresholds, limits, expert, strength)
     if robot.settled or engine.bundle.split is None or not engine.bundle.refines(expert):
         return PairResult([robot], expert=expert)
     onboard = engine.onboard_map(robot)

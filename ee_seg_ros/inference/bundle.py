@@ -129,10 +129,15 @@ class Bundle:
         """
         return self.exits if not expert else tuple(self._expert_exit(expert, exit_) for exit_ in self.exits)
 
-    def sharpening(self, expert: str) -> Optional[tuple]:
-        """(sigma in pixels of the network input, amount) of `frame.sharpened` for an expert; None: it has none."""
-        found = self._expert(expert).get('sharpening') if expert else None
-        return None if found is None else (float(found['sigma']), float(found['amount']))
+    def smoothing(self, expert: str) -> Optional[tuple]:
+        """(sigma in pixels of the network input, share) of `frame.smoothed` for an expert; None: it has none."""
+        found = self._expert(expert).get('smoothing') if expert else None
+        return None if found is None else (float(found['sigma']), float(found['share']))
+
+    def per_strength(self, criterion: str, expert: str = '') -> float:
+        """By how much a criterion's thresholds are stricter for an expert's strongest distortions than its mildest."""
+        criteria = self._expert(expert)['criteria'] if expert else {}
+        return float(criteria.get(criterion, {}).get('per_strength', 0.0))
 
     def refines(self, expert: str = '') -> bool:
         """Whether forwarding is worth it: not where an expert's last onboard exit is better than all behind the split.
@@ -259,8 +264,8 @@ class Bundle:
     def thresholds(self, criterion: str, operating_point: str, expert: str = '') -> tuple:
         """Thresholds of an operating point, one per judged exit. Raises BundleError that lists what exists.
 
-        expert: whose; where it has no such operating point, those of the exits' own heads serve. A bundle with a single
-        exit has nothing to judge: any criterion will do.
+        expert: whose, for its mildest distortions (`per_strength`); where it has no such operating point, those of the
+        exits' own heads serve. A bundle with a single exit has nothing to judge: any criterion will do.
         """
         if not self.judged_exits:
             return ()

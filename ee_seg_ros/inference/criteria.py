@@ -132,6 +132,11 @@ class Criterion:
         score = self.score(outputs)
         return (None, False) if score is None else (score, self.settles(score, threshold))
 
+    def stricter(self, thresholds: Optional[Sequence[float]], by: float) -> Optional[Sequence[float]]:
+        """Thresholds that are harder to pass by so much, in units of the score; None stays None."""
+        sign = -1 if self.direction == 'below' else 1
+        return thresholds if thresholds is None or not by else tuple(value + sign * by for value in thresholds)
+
     def settles(self, score: float | np.ndarray, threshold: float | np.ndarray):
         """True if a score passes a threshold; of arrays a bool array."""
         return score < threshold if self.direction == 'below' else score >= threshold

@@ -204,15 +204,19 @@ class Engine:
                       preprocess_ms=(time.perf_counter() - began) * 1e3)
 
     def segment(self, image: np.ndarray, criterion: str, thresholds: Optional[Sequence[float]] = None,
-                limits: Optional[Sequence[float]] = None, expert: str = '') -> Result:
+                limits: Optional[Sequence[float]] = None, expert: str = '',
+                strength: Optional[float] = None) -> Result:
         """Run the onboard stages on an image (uint8 (H, W, 3) RGB) until an exit settles or none is left.
 
         criterion: a name of `criteria.CRITERIA`. thresholds: one for each of the bundle's judged exits, those behind
         the split included; `always` and `never` need none. limits: one for each class, of a criterion that stops
         pixels; None: the bundle's. expert: whose heads stand in for the exits' own (one of `Bundle.experts`); '': none.
-        All experts' graphs are loaded: each frame may name another.
+        All experts' graphs are loaded: each frame may name another. strength: of the distortion, 0 (the mildest, for
+        which an expert's thresholds are stated) to 1 (`Bundle.per_strength`); None: not known, taken for the middle.
         """
         result = self._place(image, expert)
+        by = self.bundle.per_strength(criterion, expert) * (0.5 if strength is None else strength)
+        thresholds = CRITERIA[criterion].stricter(thresholds, by)
         self._run_side(self._onboard_stages, result, criterion, thresholds, limits, expert)
         return result
 

@@ -37,18 +37,15 @@ def fit(image_width: int, image_height: int, bundle: Bundle) -> Placement:
                      min(bundle.height, max(1, round(image_height * scale))))
 
 
-def sharpened(image: np.ndarray, sigma: float, amount: float) -> np.ndarray:
-    """image + amount * (image - Gaussian blur of it), uint8 (H, W, 3): an unsharp mask; smoother where amount < 0.
-
-    sigma: of the blur, in pixels.
-    """
-    return cv2.addWeighted(image, 1 + amount, cv2.GaussianBlur(image, (0, 0), sigma), -amount, 0)
+def smoothed(image: np.ndarray, sigma: float, share: float) -> np.ndarray:
+    """uint8 (H, W, 3): of the image, and of a Gaussian blur of it, the latter's `share` (0..1); sigma: in pixels."""
+    return cv2.addWeighted(image, 1 - share, cv2.GaussianBlur(image, (0, 0), sigma), share, 0)
 
 
 def preprocess(image: np.ndarray, bundle: Bundle, expert: str = '') -> tuple:
     """Scale, pad and normalise an image: uint8 (H, W, 3) RGB -> (float32 (1, 3, height, width), Placement).
 
-    expert: whose sharpening it gets, if it has one (`Bundle.sharpening`).
+    expert: whose smoothing it gets, if it has one (`Bundle.smoothing`).
     The normalisation is a table look-up per channel, straight into the tensor: 0.3 ms where arithmetic on float planes
     takes several, and a copy of the planes another 0.15 behind an inference, which leaves the caches to others.
     """
@@ -58,9 +55,9 @@ def preprocess(image: np.ndarray, bundle: Bundle, expert: str = '') -> tuple:
         # Averaging areas takes five times as long, and gains nothing (mIoU) before bilinear samples skip pixels.
         skips = image.shape[1] > 2 * size[0]
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
-    sharpening = bundle.sharpening(expert)
-    if sharpening is not None:
-        image = sharpened(image, *sharpening)
+    smoothing = bundle.smoothing(expert)
+    if smoothing is not None:
+        image = smoothed(image, *smoothing)
     settings = bundle.document['input']
     levels = np.arange(256, dtype=np.float32)
     tensor = np.empty((1, 3, bundle.height, bundle.width), np.float32)

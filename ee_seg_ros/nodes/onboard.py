@@ -144,7 +144,7 @@ class Onboard(SegmentationNode):
         self._finals.begin(frame.key)
         size = output_size(image.shape[1], image.shape[0], settings.output_width, settings.output_height)
         chosen = self._choose(image, settings)
-        result, ids = self._segment(frame, image, size, settings, chosen.expert)
+        result, ids = self._segment(frame, image, size, settings, chosen)
         frame.mask = image_message(frame.header, ids, 'mono8')
         self._outputs.publish_mask(frame)
         mask_ms = (time.monotonic() - frame.arrived) * 1e3
@@ -165,10 +165,11 @@ class Onboard(SegmentationNode):
             self._failed('detection of the distortion', error)
             return Choice()
 
-    def _segment(self, frame, image, size, settings, expert):
+    def _segment(self, frame, image, size, settings, chosen):
         """(Result or None, class ids uint8 (H, W)): all unlabelled where the model fails."""
         try:
-            result = self._engine.segment(image, settings.criterion, settings.thresholds[expert], expert=expert)
+            result = self._engine.segment(image, settings.criterion, settings.thresholds[chosen.expert],
+                                          expert=chosen.expert, strength=chosen.level)
             frame.output = result.output
             began = time.perf_counter()
             ids = result.output.mask(*size)

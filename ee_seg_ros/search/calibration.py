@@ -87,23 +87,16 @@ def curve(points: list) -> list:
     return [points[index] for index in best]
 
 
-def settled_mious(bundle: Bundle, observed: Observations, criterion: str, thresholds: list) -> np.ndarray:
-    """float64 (m,): mIoU (0..1) of each of the m images that settle onboard."""
-    taken = exits_taken(CRITERIA[criterion], observed.scores[criterion], thresholds)
-    at_once = taken < sum(exit_.onboard for exit_ in bundle.judged_exits)
-    return np.array([mean_iou(matrix) for matrix in observed.matrices_of(criterion, taken)[at_once]])
-
-
 def promise(bundle: Bundle, observed: Observations, criterion: str, thresholds: list) -> float:
     """The mIoU (0..1) that nine of ten frames settled onboard reach: the 10th percentile over these images.
 
     Where none settles, of the masks that leave at the last onboard exit.
     """
-    mious = settled_mious(bundle, observed, criterion, thresholds)
-    if not len(mious):
-        last = sum(exit_.onboard for exit_ in bundle.exits) - 1
-        mious = np.array([mean_iou(matrix) for matrix in observed.matrices[:, last]])
-    return float(np.nanquantile(mious, 1 - SURE))
+    taken = exits_taken(CRITERIA[criterion], observed.scores[criterion], thresholds)
+    settled = observed.matrices_of(criterion, taken)[taken < sum(exit_.onboard for exit_ in bundle.judged_exits)]
+    if not len(settled):
+        settled = observed.matrices[:, sum(exit_.onboard for exit_ in bundle.exits) - 1]
+    return float(np.nanquantile([mean_iou(matrix) for matrix in settled], 1 - SURE))
 
 
 def state_promises(bundle: Bundle, observed: Observations) -> None:

@@ -157,17 +157,19 @@ def folder(tmp_path_factory):
     (('rain', 50), '', None)])    # there is no expert for weather
 def test_each_choice_of_heads_runs_its_expert_once(folder, setting, oracle, detector):
     from ee_seg_ros.inference.detector import Detector
-    bundle, ran = Bundle.load(folder), []
+    bundle, ran, seen = Bundle.load(folder), [], []
 
     class Noting(Runner):
-        def run(self, image, labels, expert):
+        def run(self, image, labels, expert, strength=None):
             ran.append(expert)
-            return super().run(image, labels, expert)
+            seen.append(strength)
+            return super().run(image, labels, expert, strength)
     runner = Noting(Engine(bundle, threads=1), 'entropy', 'fast')
     scene = StreetDrive(5).frame(3)
     outcomes, detections = look(runner, Detector(bundle), bundle.experts,
                                 [(scene.image, np.minimum(scene.labels, CLASSES - 1))], setting, lambda: None)
     assert set(outcomes) == {PRISTINE, ORACLE, DETECTOR} and len(detections) == 1
+    assert set(seen) == {detections[0].level}
     assert ran[0] == '' and len(ran) == len(set(ran)) and oracle in ran
     if detector is not None:
         assert set(ran) == {'', oracle, detector}

@@ -15,7 +15,6 @@
 import json
 from types import SimpleNamespace
 
-import cv2
 import msgpack
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ from ee_seg_ros.inference.detector import Detection
 from ee_seg_ros.inference.engine import Engine, together
 from ee_seg_ros.inference.experts import AUTO, EVERY, OFF, ExpertChooser
 from ee_seg_ros.inference.features import FeatureError, pack, unpack
-from ee_seg_ros.inference.frame import preprocess, sharpened
+from ee_seg_ros.inference.frame import preprocess, smoothed
 from ee_seg_ros.inference.pixels import OnboardMap
 
 EXPERTS = {'blur': ('exit1', 'exit2', 'final'), 'noise': ('exit2',)}
@@ -94,28 +93,38 @@ def test_the_heads_of_an_expert_answer_together_on_each_side(expert_engine, nois
     np.testing.assert_allclose(whole[1].logits, (alone[0] + alone[1]) / 2, atol=1e-5)
 
 
-def test_images_of_an_expert_are_sharpened_where_it_says_so(folder, noise):
+def test_images_of_an_expert_are_smoothed_where_it_says_so(folder, noise):
     document = json.loads((folder / 'bundle.json').read_text())
-    document['experts']['blur']['sharpening'] = {'sigma': 2.0, 'amount': 1.5}
-    sharp = Bundle(folder, document)
-    assert sharp.sharpening('blur') == (2.0, 1.5) and sharp.sharpening('noise') is sharp.sharpening('') is None
-    engine = Engine(sharp, threads=1)
-    for expert, given in (('blur', sharpened(noise, 2.0, 1.5)), ('noise', noise), ('', noise)):
+    document['experts']['blur']['smoothing'] = {'sigma': 1.0, 'share': 0.6}
+    smooth = Bundle(folder, document)
+    assert smooth.smoothing('blur') == (1.0, 0.6) and smooth.smoothing('noise') is smooth.smoothing('') is None
+    assert smoothed(noise, 1.0, 0.6).std() < 0.8 * noise.std() and np.array_equal(smoothed(noise, 1.0, 0.0), noise)
+    engine = Engine(smooth, threads=1)
+    for expert, given in (('blur', smoothed(noise, 1.0, 0.6)), ('noise', noise), ('', noise)):
         result = engine.segment(noise, 'never', expert=expert)    # whose memory the tensor is
-        np.testing.assert_array_equal(result.tensors['image'].numpy(), preprocess(given, sharp)[0])
+        np.testing.assert_array_equal(result.tensors['image'].numpy(), preprocess(given, smooth)[0])
 
 
-def test_sharpening_undoes_some_blur_and_smoothing_some_noise():
-    edge = np.zeros((20, 40, 3), np.uint8)
-    edge[:, 20:] = 200
-    blurred = cv2.GaussianBlur(edge, (0, 0), 2)
-
-    def distance(image, other):
-        return np.abs(image.astype(float) - other).mean()
-    assert distance(sharpened(blurred, 2.0, 1.0), edge) < 0.8 * distance(blurred, edge)
-    noisy = (100 + np.random.default_rng(0).normal(0, 20, (40, 40, 3))).astype(np.uint8)
-    assert sharpened(noisy, 1.0, -0.6).std() < 0.7 * noisy.std()
-    assert (sharpened(edge, 2.0, 4.0).max(), sharpened(edge, 2.0, 4.0).min()) == (255, 0)    # clipped
+@pytest.mark.parametrize('criterion, hardly', [('entropy', 1e-3), ('confidence', -1e-3)])
+def test_the_stronger_the_distortion_the_stricter_an_experts_thresholds(folder, noise, criterion, hardly):
+    document = json.loads((folder / 'bundle.json').read_text())
+    document['experts']['blur']['criteria'][criterion] = {
+        **document['criteria'][criterion], 'per_strength': 2 * abs(hardly)}
+    bundle = Bundle(folder, document)
+    assert bundle.per_strength(criterion, 'blur') == 2 * abs(hardly)
+    assert bundle.per_strength(criterion, 'noise') == bundle.per_strength(criterion) == 0
+    engine = Engine(bundle, threads=1)
+    for expert in ('blur', 'noise', ''):
+        never = -np.inf if hardly > 0 else np.inf
+        score = engine.segment(noise, criterion, (never,) * 4, expert=expert).score
+        thresholds = (never, score + hardly, *(never,) * 2)    # of its last onboard exit: passed, by half of that
+        found = {strength: engine.segment(noise, criterion, thresholds, expert=expert, strength=strength)
+                 for strength in (0.0, 0.4, 0.6, 1.0, None)}
+        assert {strength for strength, result in found.items() if not result.settled} <= {0.6, 1.0, None}
+        assert [found[strength].settled for strength in (0.6, 1.0)] == [expert != 'blur'] * 2
+        by = 2 * hardly if expert == 'blur' else 0
+        assert [found[strength].threshold for strength in (0.0, None, 1.0)] == pytest.approx(
+            [thresholds[1], thresholds[1] - by / 2, thresholds[1] - by])
 
 
 def test_the_mean_is_over_all_heads_of_the_expert_so_far():

@@ -26,6 +26,7 @@ from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.signals import SignalHandlerOptions  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
+from ee_seg_ros.inference.experts import Choice  # noqa: E402
 from ee_seg_ros.nodes import onboard  # noqa: E402
 from ee_seg_ros.nodes.conversions import image_message  # noqa: E402
 from ee_seg_ros.nodes.diagnostics import ERROR  # noqa: E402
@@ -137,3 +138,15 @@ def test_a_transition_in_the_middle_of_a_frame_waits_for_its_masks(node, monkeyp
     assert result == [SUCCESS] and published == ['mask', 'final']
     assert node.done.is_set() == (transition == 'trigger_shutdown')
     assert held(node)[3] == set()
+
+
+def test_an_image_is_judged_by_what_was_detected(node, monkeypatch):
+    assert node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+    seen, segment = [], node._engine.segment
+
+    def noting(*arguments, **named):
+        seen.append((named['expert'], named['strength']))
+        return segment(*arguments, **named)
+    monkeypatch.setattr(node._engine, 'segment', noting)
+    monkeypatch.setattr(node._chooser, 'choose', lambda *_: Choice('noise', 'noise', 0.7))
+    assert works(node) and seen == [('noise', 0.7)]

@@ -13,17 +13,30 @@
 # limitations under the License.
 """Experts are calibrated on distorted images: they promise what the exits' own heads promise on clean ones."""
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 from tiny import CLASSES, HEIGHT, WIDTH, mixed_image, tiny_bundle
+from tiny_detector import add_detector
 
 from ee_seg_ros.data.distortions import DISTORTIONS, distort
-from ee_seg_ros.evaluation.evaluate import Observations, exit_costs
+from ee_seg_ros.evaluation.evaluate import Observations, cascade, exit_costs
 from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle, BundleError
+from ee_seg_ros.inference.criteria import CRITERIA
+from ee_seg_ros.inference.detector import Detector
 from ee_seg_ros.search import calibration, experts
-from ee_seg_ros.search.calibration import copy_calibration, levels, promise, write_document
-from ee_seg_ros.search.experts import broken_share, calibrate_experts, distorted, expert_points
+from ee_seg_ros.search.calibration import copy_calibration, promise, write_document
+from ee_seg_ros.search.cascades import threshold_levels
+from ee_seg_ros.search.experts import (
+    calibrate_experts,
+    copies,
+    distorted,
+    expert_criterion,
+    expert_points,
+    per_strength,
+    strengths,
+)
 
 EXPERTS = {'noise': ('exit1', 'exit2')}
 
@@ -43,15 +56,34 @@ def observations(right, entropy, expert=''):
     return Observations(matrices, {'entropy': np.asarray(entropy, float)}, expert=expert)
 
 
-def test_all_distortions_of_a_family_and_all_levels_come_in_turn():
-    samples = [(mixed_image(seed), np.full((2, 2), seed, np.uint8)) for seed in range(9)]
+def test_all_distortions_of_a_family_and_all_levels_come_as_often():
+    samples = [(mixed_image(seed), np.full((2, 2), seed, np.uint8)) for seed in range(6)]
     kinds = [kind for kind in DISTORTIONS.values() if kind.family == 'noise']
     settings = [(kind.name, level) for kind in kinds for level in kind.levels]
+    rows = copies(6, 'noise')
+    assert Counter(row[1:] for row in rows) == dict.fromkeys(settings, 2)
+    assert Counter(row[0] for row in rows) == dict.fromkeys(range(6), 3) and len(set(rows)) == 18
     found = list(distorted(samples, 'noise'))
-    assert len(found) == 9 and [labels[0, 0] for _, labels in found[:3]] == [0, 1, 2]
-    for index, (image, _) in enumerate(found):
-        expected = distort(samples[index][0], *settings[index % len(settings)], index)
-        np.testing.assert_array_equal(image, expected)
+    assert len(found) == 18
+    for (index, name, level), (image, labels) in zip(rows, found):
+        assert labels[0, 0] == index
+        np.testing.assert_array_equal(image, distort(samples[index][0], name, level, index))
+
+
+def test_the_detector_says_how_strong_each_copy_is(bundle, tmp_path):
+    samples = [(mixed_image(seed), None) for seed in range(2)]
+    assert strengths(bundle, samples, 'noise').tolist() == [0.0] * 6    # there is no detector
+    judged = Bundle.load(add_detector(tiny_bundle(tmp_path / 'judged', experts=EXPERTS)))
+    seen = [Detector(judged).detect(image) for image, _ in distorted(samples, 'noise')]
+    assert strengths(judged, samples, 'noise').tolist() == [
+        found.level if found.family == 'noise' else 0.0 for found in seen]
+    assert {found.family for found in seen} > {'noise'}    # and others
+
+
+def test_score_and_strength_count_alike():
+    strength = np.array([0, 0.5, 1, 0.2])
+    assert per_strength(np.array([0.1, 0.3, 0.2, np.nan]), strength) == pytest.approx(0.2)
+    assert per_strength(np.full(4, np.nan), strength) == per_strength(np.arange(4.0), np.full(4, 0.5)) == 0
 
 
 def test_a_promise_is_what_nine_of_ten_frames_settled_onboard_reach(bundle):
@@ -62,20 +94,19 @@ def test_a_promise_is_what_nine_of_ten_frames_settled_onboard_reach(bundle):
     assert promise(bundle, seen, 'entropy', [20.0, 0, 0, 0]) == pytest.approx(each[1])
     assert promise(bundle, seen, 'entropy', [2.5, 0, 0, 0]) == pytest.approx(np.quantile(each[:3], 0.1))
     assert promise(bundle, seen, 'entropy', [0.0] * 4) == pytest.approx(each[1])    # where none settles
-    assert broken_share(bundle, seen, 'entropy', [20.0, 0, 0, 0], each[3]) == pytest.approx(3 / 11)
-    assert broken_share(bundle, seen, 'entropy', [0.0] * 4, 1.0) == 0
 
 
 def test_as_many_settle_as_without_the_expert_and_the_fewest_promises_are_broken(bundle):
-    """Own heads settle six of ten; of the expert's, the six that it is sure of are right, and only these."""
-    entropy = [[0.5, 9, 9, 9]] * 6 + [[2, 9, 9, 9]] * 4
-    own = observations([[0.3, 0.3, 0.5, 0.5, 0.5]] * 10, entropy)
+    """Own heads settle six of ten; of the expert's, the seven that it is surest of are right, and only these."""
+    own = observations([[0.3, 0.3, 0.5, 0.5, 0.5]] * 10, [[0.5, 9, 9, 9]] * 6 + [[2, 9, 9, 9]] * 4)
     seen = observations([[0.9, 0.9, 0.5, 0.5, 0.5]] * 7 + [[0.2, 0.2, 0.5, 0.5, 0.5]] * 3,
                         [[0.1 * (1 + index), 9, 9, 9] for index in range(10)], 'noise')
     for point in bundle.document['criteria']['entropy']['operating_points'].values():
         point.update(thresholds=[1.0, 0, 0, 0], promise=0.5)
-    points = levels(bundle, seen, 'entropy')
-    chosen = expert_points(bundle, 'entropy', points, seen, own)
+    points = [{'thresholds': list(level), **cascade(bundle, seen, 'entropy', level)}
+              for level in threshold_levels(CRITERIA['entropy'], seen.scores['entropy'], 2)]
+    same = np.zeros(10, int)    # all of one image: its resamples are all alike
+    chosen = expert_points(bundle, 'entropy', points, seen, own, same)
     assert set(chosen) == set(OPERATING_POINTS)
     for point in chosen.values():
         assert point['promise'] == 0.5 and point['broken'] == 0
@@ -84,8 +115,31 @@ def test_as_many_settle_as_without_the_expert_and_the_fewest_promises_are_broken
         assert point['mean_macs'] < exit_costs(bundle, 'noise')[-1]
     # Where more settled without it, the expert settles as many, though it breaks promises then.
     eager = observations([[0.3, 0.3, 0.5, 0.5, 0.5]] * 10, [[0.5, 9, 9, 9]] * 10)
-    for point in expert_points(bundle, 'entropy', points, seen, eager).values():
-        assert point['forwarded_share'] == 0 and 0 < point['broken'] <= 0.3
+    for point in expert_points(bundle, 'entropy', points, seen, eager, same).values():
+        assert point['forwarded_share'] == 0 and point['broken'] == pytest.approx(0.3)
+    # Which images settle differs: of ten images some resamples have fewer that the expert settles, unless it settles
+    # more of them.
+    other = observations([[0.3, 0.3, 0.5, 0.5, 0.5]] * 10, [[2, 9, 9, 9]] * 4 + [[0.5, 9, 9, 9]] * 6)
+    for point in expert_points(bundle, 'entropy', points, seen, other, np.arange(10)).values():
+        assert point['forwarded_share'] < 0.3
+
+
+def test_thresholds_are_those_of_the_mildest_distortions(bundle):
+    """Of two images with the same score, the one that is distorted more is the worse one."""
+    strength = np.tile([0.0, 1.0], 5)
+    right = [[0.9, 0.9, 0.5, 0.5, 0.5], [0.2, 0.2, 0.5, 0.5, 0.5]] * 5
+    entropy = [[0.5 + 0.1 * (index // 2), 0.5 + 0.1 * (index // 2), 9, 9] for index in range(10)]
+    own, seen = observations(right, entropy), observations(right, entropy, 'noise')
+    for point in bundle.document['criteria']['entropy']['operating_points'].values():
+        point.update(thresholds=[0.75, 0.0, 0, 0], promise=0.5)    # settle six, half of them wrongly
+    images = np.zeros(10, int)
+    flat = expert_criterion(bundle, 'entropy', seen, own, 0 * strength, images)
+    found = expert_criterion(bundle, 'entropy', seen, own, strength, images)
+    assert flat['per_strength'] == 0 and flat['operating_points']['fast']['broken'] >= 0.5
+    assert found['per_strength'] == pytest.approx(np.std(seen.scores['entropy'][:, 1]) / 0.5, abs=1e-6)
+    assert found['operating_points']['fast']['broken'] < 0.3
+    assert found['curve'] and found['direction'] == 'below'
+    assert seen.scores['entropy'][1, 0] == 0.5    # untouched
 
 
 def test_measured_stored_and_copied(tmp_path, monkeypatch):
@@ -105,9 +159,9 @@ def test_measured_stored_and_copied(tmp_path, monkeypatch):
     write_document(bundle)
     bundle = Bundle.load(measured)
     stored = bundle.document['experts']['noise']
-    assert stored['calibration']['images'] == 3
+    assert stored['calibration']['images'] == 9    # three copies of each
     changed = [row['name'] for row in stored['calibration']['exits'] if row['miou'] != row['miou_without_expert']]
-    assert {'exit1', 'exit2'} <= set(changed) and stored['sharpening'] in experts.SHARPENING
+    assert {'exit1', 'exit2'} <= set(changed) and stored['smoothing'] in experts.SMOOTHING
     assert stored['exits']['exit1']['temperature'] != 2.0
     for criterion in ('entropy', 'region', 'confidence'):
         assert stored['criteria'][criterion]['curve']
