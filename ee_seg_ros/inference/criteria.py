@@ -98,7 +98,7 @@ class Criterion:
     score: takes the outputs of the exits run so far on this side; None for the rules that look at nothing.
     thresholds: what its list of thresholds means, in words.
     needs: key of bundle.json that it reads; a bundle without it does not offer the criterion.
-    pixelwise: whether pixels stop one by one, and later stages run on tiles with pixels that have not.
+    pixelwise: whether pixels stop one by one, and later stages run in a window of those that have not.
     shared: whether all exits have the same threshold, since scores mean the same at each.
     """
 
