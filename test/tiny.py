@@ -24,24 +24,24 @@ from ee_seg_ros.inference.criteria import CRITERIA
 WIDTH, HEIGHT, CLASSES, CHANNELS, LEVELS = 64, 48, 3, 4, 16
 STRIDE = 8
 EXITS = ('exit1', 'exit2', 'exit3', 'exit4', 'final')
-TILE = {'rows': 2, 'columns': 2, 'height': 3, 'width': 4}    # a cell is one of the 6x8 values of every map
+CELLS = {'rows': 6, 'columns': 8}    # one of the values of every map each
 PIXELS = {'limits': {'class_threshold': [0.5, 0.6, 0.7], 'uniform': [0.9] * CLASSES}, 'send': [0.95] * CLASSES,
-          'tile_share': 0.1}
+          'worth': {'class_threshold': [0.05, 0.1]}}
 
 
 def mixed_image(seed: int = 1, amplitudes=((4, 20), (60, 120))) -> np.ndarray:
-    """Noise, uint8 (48, 64, 3), of another amplitude in each tile: the stronger, the surer are the first exits."""
+    """Noise, uint8 (48, 64, 3), of another amplitude in each quarter: the stronger, the surer are the first exits."""
     noise = np.random.default_rng(seed).uniform(-1, 1, (HEIGHT, WIDTH, 3))
-    strength = np.kron(amplitudes, np.ones((HEIGHT // TILE['rows'], WIDTH // TILE['columns'])))
+    strength = np.kron(amplitudes, np.ones((HEIGHT // 2, WIDTH // 2)))
     return (128 + noise * strength[..., None]).astype(np.uint8)
 
 
-def tiny_bundle(folder: Path, split: str = 'stage2', exits=EXITS, tile: bool = False, experts=None) -> Path:
+def tiny_bundle(folder: Path, split: str = 'stage2', exits=EXITS, cells: bool = False, experts=None) -> Path:
     """Write a bundle with an exit behind each of five stages (those in `exits`, the last one among them); its folder.
 
     split: the last onboard stage, or None. The second exit and the final one also read the first features of
     their side. The multiply-accumulates of each graph are a power of two: a sum says which graphs it counts.
-    tile: what lies behind the first exit can run on tiles, pixels can stop one by one, and cells can stay behind.
+    cells: what lies behind the first exit can run in windows, pixels can stop one by one, and cells can stay behind.
     experts: family -> names of exits that have a head of that expert.
     """
     pytest.importorskip('onnx', reason='onnx is not installed (make train-env)')
@@ -52,8 +52,8 @@ def tiny_bundle(folder: Path, split: str = 'stage2', exits=EXITS, tile: bool = F
 
     def add(name, inputs, output, channels=CHANNELS, dtype='float32'):
         tensors[output] = {'dtype': dtype, 'shape': [1, channels, *features[2:]]}
-        tiled = tile and name.split('_')[0] not in ('stage1', 'exit1', 'encode', 'decode')
-        content = _graph(name, {tensor: tensors[tensor] for tensor in inputs}, output, tensors[output], tiled)
+        sizable = cells and name.split('_')[0] not in ('stage1', 'exit1', 'encode', 'decode')
+        content = _graph(name, {tensor: tensors[tensor] for tensor in inputs}, output, tensors[output], sizable)
         (folder / f'{name}.onnx').write_bytes(content)
         graphs[name] = {'file': f'{name}.onnx', 'sha256': hashlib.sha256(content).hexdigest(), 'inputs': inputs,
                         'outputs': [output], 'macs': 2.0 ** len(graphs)}
@@ -72,13 +72,14 @@ def tiny_bundle(folder: Path, split: str = 'stage2', exits=EXITS, tile: bool = F
     for family, names in (experts or {}).items():
         for name in names:
             add(f'{name}_{family}', graphs[name]['inputs'], f'logits_{name}_{family}', CLASSES)
-    _write_document(folder, tensors, graphs, stages, split, exits, tile, experts)
+    _write_document(folder, tensors, graphs, stages, split, exits, cells, experts)
     return folder
 
 
-def _write_document(folder, tensors, graphs, stages, split, exits, tile, experts):
+def _write_document(folder, tensors, graphs, stages, split, exits, cells, experts):
     judged = len(exits) - 1
-    rules = [rule for rule in CRITERIA.values() if rule.score and rule.needs in ((None, 'pixels') if tile else (None,))]
+    needs = (None, 'pixels') if cells else (None,)
+    rules = [rule for rule in CRITERIA.values() if rule.score and rule.needs in needs]
     document = {
         'format': 1, 'name': folder.name,
         'classes': [{'name': f'class{number}', 'color': [number * 100] * 3} for number in range(CLASSES)],
@@ -94,8 +95,8 @@ def _write_document(folder, tensors, graphs, stages, split, exits, tile, experts
                      for rule in rules if judged},
         'provenance': {'data': 'none', 'licence': 'none'},
     }
-    if tile:
-        document.update(tile=TILE, pixels=PIXELS)
+    if cells:
+        document.update(cells=CELLS, pixels=PIXELS)
         if split:
             means = np.random.default_rng(0).integers(0, LEVELS, (CLASSES, CHANNELS))
             document['codec']['class_means'] = {'code': means.tolist()}
@@ -108,16 +109,16 @@ def _write_document(folder, tensors, graphs, stages, split, exits, tile, experts
     (folder / 'bundle.json').write_text(json.dumps(document))
 
 
-def _graph(name, inputs, output, described, tiled):
+def _graph(name, inputs, output, described, sizable):
     """ONNX bytes of a random 3x3 convolution over the inputs side by side, at stride 8 if it reads the image.
 
-    tiled: the dimensions have the names that `models.export` gives them where a graph can run on tiles.
+    sizable: the dimensions have the names that `models.export` gives them where a graph can run in windows.
     """
     from onnx import TensorProto, helper, numpy_helper
     types = {'float32': TensorProto.FLOAT, 'uint8': TensorProto.UINT8}
 
     def declared(key, tensor):
-        shape = ['tiles', tensor['shape'][1], 'height1', 'width1'] if tiled else tensor['shape']
+        shape = [*tensor['shape'][:2], 'height1', 'width1'] if sizable else tensor['shape']
         return helper.make_tensor_value_info(key, types[tensor['dtype']], shape)
     stride = STRIDE if 'image' in inputs else 1
     # Seeded by what the graph is, so that it does not change with what else there is. Weights spread the values wide.

@@ -19,7 +19,7 @@ from typing import Optional
 import cv2
 import numpy as np
 
-_NEVER = -1e3
+_LITTLE = 1e-7    # what each cell costs: of windows with the same sum the smallest is best
 HALO = 1    # cells around a window that are run for what lies within, and not used: see docs/criteria.md
 
 
@@ -53,8 +53,8 @@ class Window:
                       max(self.left - halo, within.left), min(self.right + halo, within.right))
 
     def alone(self, values: np.ndarray) -> np.ndarray:
-        """Values float (rows, columns) of a whole map, so low outside of this window that no best one goes there."""
-        alone = np.full(values.shape, _NEVER, values.dtype)
+        """Values float (rows, columns) of a whole map, below 0 outside of this window: no best one goes there."""
+        alone = np.full(values.shape, -1.0)
         self.of(alone, values.shape)[:] = self.of(values, values.shape)
         return alone
 
@@ -86,16 +86,16 @@ def _pairs(count):
 
 
 def best_window(values: np.ndarray) -> Optional[Window]:
-    """The window with the largest sum of values, float (rows, columns); None where no sum is above 0.
+    """The smallest window with the largest sum of values, float (rows, columns); None where no sum is above 0.
 
     The maximum subarray problem in two dimensions: for all pairs of rows at once the best run of columns between them
     (Kadane's algorithm; Bentley, "Programming pearls", Communications of the ACM 27(9), 1984).
     """
     rows, columns = values.shape
-    above = np.zeros((rows + 1, columns), values.dtype)
-    np.cumsum(values, 0, out=above[1:])
+    above = np.zeros((rows + 1, columns))
+    np.cumsum(values.astype(float) - _LITTLE, 0, out=above[1:])
     tops, bottoms = _pairs(rows + 1)
-    before = np.zeros((len(tops), columns + 1), values.dtype)
+    before = np.zeros((len(tops), columns + 1))
     np.cumsum(above[bottoms] - above[tops], 1, out=before[:, 1:])
     sums = before[:, 1:] - np.minimum.accumulate(before[:, :-1], 1)
     pair, last = divmod(int(sums.argmax()), columns)

@@ -43,7 +43,7 @@ def join_sides(folder: Path) -> None:
     split, stages = document['split'], document['stages']
     after = stages.index(split['after']) + 1
     document['stages'] = [*stages[:after], split['encode'], split['decode'], *stages[after:]]
-    document['split'] = document['cells'] = None    # its maps are searched whole
+    document['split'] = document['cells'] = None    # encoder and decoder run on whole maps only
     path.write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')
 
 

@@ -61,14 +61,17 @@ def positive_filtering_loss(logits: torch.Tensor, teacher: torch.Tensor, labels:
     """Positive-filtering distillation: share * 1[argmax teacher = label] * KL(teacher || student) + (1 - share) * CE.
 
     logits, teacher: (N, C, h, w), of the student and of the final exit. The indicator is taken per pixel, so that what
-    the teacher gets wrong teaches nothing; the mean of the first term is over all labelled pixels. After MESS (Kouris
-    et al., ECCV 2022); share, temperature and the direction of the divergence are not established there, but ours.
+    the teacher gets wrong teaches nothing; the mean of the first term is over all labelled pixels; 0 where there is
+    none. After MESS (Kouris et al., ECCV 2022); share, temperature and the direction of the divergence are not
+    established there, but ours.
     """
     student, grid = on_label_grid(logits, labels, stride)
     teacher, _ = on_label_grid(teacher, labels, stride)
+    labelled = (grid != UNLABELLED).sum()
+    if labelled == 0:    # a small window all of whose cells are settled; a mean over nothing is NaN
+        return 0.0 * student.sum()
     entropy = functional.cross_entropy(student, grid, weights, ignore_index=UNLABELLED)
     right = teacher.argmax(1) == grid    # never where unlabelled: no class has that id
     divergence = functional.kl_div((student / temperature).log_softmax(1), (teacher / temperature).log_softmax(1),
                                    reduction='none', log_target=True).sum(1) * temperature ** 2
-    labelled = (grid != UNLABELLED).sum().clamp(min=1)
     return share * (divergence * right).sum() / labelled + (1 - share) * entropy

@@ -153,7 +153,7 @@ class Successors(Frozen):
         split = -1 if net.split_unit is None else net.split_unit
         behind = [name for name in net.exit_names if split > -1 and units.get(name, split + 1) > split]
         self._exits = [entry['name'] for entry in recipe.candidates] if recipe.heads_only else behind
-        before = sorted(set(self._exits) - set(behind)) if behind else ['all']
+        before = sorted(set(self._exits or net.exit_names) - set(behind))
         if before:
             raise ValueError(f'heads_only and window are for exits behind the split: {", ".join(before)} '
                              f"{'is' if len(before) == 1 else 'are'} not")
@@ -205,7 +205,7 @@ class Successors(Frozen):
 
     def _in_window(self, restored, expected, labels):
         """The same three in a window; its halo has no labels, for nothing is taken from there."""
-        cells = list(restored.values())[-1].shape[-2:]
+        cells = tuple(size // self.net.stride for size in labels.shape[-2:])    # of the coarsest map
         inner = random_window(cells, self.recipe.window)
         outer, kept = widen(inner, HALO, cells), torch.full_like(labels, UNLABELLED)
         crop(kept, inner, cells)[:] = crop(labels, inner, cells)

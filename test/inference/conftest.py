@@ -65,14 +65,14 @@ def single(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def tiled(tmp_path_factory):
-    """As `tiny`, but later stages can run on tiles, and settled cells stay behind."""
-    return Bundle.load(tiny_bundle(tmp_path_factory.mktemp('bundles') / 'tiled', tile=True))
+def windowed(tmp_path_factory):
+    """As `tiny`, but later stages can run in windows, and settled cells stay behind."""
+    return Bundle.load(tiny_bundle(tmp_path_factory.mktemp('bundles') / 'windowed', cells=True))
 
 
 @pytest.fixture(scope='session')
 def mixed():
-    """An image of that size; by `class_threshold` half of its tiles are left behind exit1, and one behind exit2."""
+    """An image of that size; by `class_threshold` its upper half is left behind exit1, and less behind exit2."""
     return mixed_image()
 
 

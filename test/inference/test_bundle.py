@@ -148,35 +148,39 @@ def test_a_single_exit_needs_no_thresholds(single):
     assert single.thresholds('region_change', 'balanced') == ()    # what the nodes ask for if nobody says otherwise
 
 
-def test_what_single_pixels_need_is_read_as_arrays(tiled, tiny):
-    assert tiled.tiling.cells == (6, 8) and tiled.forwards_cells and tiled.tile_share == 0.1
-    np.testing.assert_allclose(tiled.limits['class_threshold'], [0.5, 0.6, 0.7])
-    np.testing.assert_allclose(tiled.send_limits, [0.95] * 3)
-    assert tiled.class_means['code'].shape == (3, 4) and tiled.class_means['code'].dtype == np.uint8
-    assert {'class_threshold', 'uniform'} < set(tiled.criteria) and 'uniform' not in tiny.criteria
-    assert len(tiled.thresholds('uniform', 'fast')) == 4
+def test_what_single_pixels_need_is_read_as_arrays(windowed, tiny):
+    assert windowed.cells == (6, 8) and windowed.forwards_cells
+    assert (windowed.worth('class_threshold'), windowed.worth('uniform'), windowed.send_worth) == ((0.05, 0.1), (0, 0), 0)
+    np.testing.assert_allclose(windowed.limits['class_threshold'], [0.5, 0.6, 0.7])
+    np.testing.assert_allclose(windowed.send_limits, [0.95] * 3)
+    assert windowed.class_means['code'].shape == (3, 4) and windowed.class_means['code'].dtype == np.uint8
+    assert {'class_threshold', 'uniform'} < set(windowed.criteria) and 'uniform' not in tiny.criteria
+    assert len(windowed.thresholds('uniform', 'fast')) == 4
 
 
-@pytest.mark.parametrize('key', ['tile', 'pixels', 'class_means'])
-def test_cells_stay_behind_only_where_all_that_needs_is_known(tiled, key):
-    document = copying.deepcopy(tiled.document)
+@pytest.mark.parametrize('key', ['cells', 'pixels', 'class_means'])
+def test_cells_stay_behind_only_where_all_that_needs_is_known(windowed, key):
+    document = copying.deepcopy(windowed.document)
     del (document['codec'] if key == 'class_means' else document)[key]
-    assert not Bundle(tiled.path, document).forwards_cells
+    assert not Bundle(windowed.path, document).forwards_cells
 
 
 @pytest.mark.parametrize('change, message', [
-    (lambda d: d['tile'].update(rows=3), 'the map features1 of 8x6 is no multiple of the 8x9 cells'),
-    (lambda d: d['tile'].update(width=3), 'is no multiple of the 6x6 cells'),
-    (lambda d: d['tile'].update(rows=1, height=2), 'is no multiple of the 8x2 cells'),    # 3 and 1 values per cell
-    (lambda d: d['tile'].update(rows=0), 'tile/rows'),
-    (lambda d: d['tile'].pop('rows'), "'rows' is a required property"),
-    (lambda d: d['tile'].update(halo=1.5), 'tile/halo'),
+    (lambda d: d['cells'].update(rows=9), 'the map features1 of 8x6 is no multiple of the 8x9 cells'),
+    (lambda d: d['cells'].update(columns=5), 'is no multiple of the 5x6 cells'),
+    (lambda d: d['cells'].update(rows=2), 'is no multiple of the 8x2 cells'),    # 3 and 1 values per cell
+    (lambda d: d['cells'].update(rows=0), 'cells/rows'),
+    (lambda d: d['cells'].pop('rows'), "'rows' is a required property"),
+    (lambda d: d['cells'].update(halo=1.5), 'cells/halo'),
     (lambda d: d['pixels']['limits'].update(uniform=[0.9]), 'an entry for each of the 3 classes'),
     (lambda d: d['pixels']['limits'].pop('uniform'), "'uniform' is a required property"),
     (lambda d: d['pixels'].update(send=[0.9] * 4), 'an entry for each of the 3 classes'),
     (lambda d: d.pop('pixels'), 'thresholds of the criterion class_threshold, but not the `pixels` that it needs'),
     (lambda d: d['pixels'].pop('send'), "'send' is a required property"),
-    (lambda d: d['pixels'].update(tile_share=1.5), 'pixels/tile_share'),
+    (lambda d: d['pixels'].update(send_worth=1.5), 'pixels/send_worth'),
+    (lambda d: d['pixels']['worth'].update(uniform=[0.1]), 'pixels/worth/uniform'),
+    (lambda d: d['pixels']['worth'].update(uniform=[0.1, -0.1]), 'pixels/worth/uniform/1'),
+    (lambda d: d['pixels'].update(worth=0.1), 'pixels/worth'),
     (lambda d: d['codec']['class_means']['code'].pop(), 'an entry for each of the 3 classes'),
     (lambda d: d['codec']['class_means']['code'][1].pop(), '`class_means` of code have not as many channels'),
     (lambda d: d['codec']['class_means'].update(restored=[[1] * 4] * 3), '`class_means` of restored have not as many'),
@@ -184,9 +188,9 @@ def test_cells_stay_behind_only_where_all_that_needs_is_known(tiled, key):
     (lambda d: d['graphs']['encode']['outputs'].append('features1'), '`class_means` of features1 have not as many'),
     (lambda d: d['tensors']['code'].update(shape=[1, 4, 3, 8]), 'the map code of 8x3 is no multiple of the 8x6 cells'),
 ])
-def test_tiles_and_pixels_that_do_not_fit_are_explained(tiled, tmp_path, change, message):
+def test_cells_and_pixels_that_do_not_fit_are_explained(windowed, tmp_path, change, message):
     folder = tmp_path / 'copy'
-    shutil.copytree(tiled.path, folder)
+    shutil.copytree(windowed.path, folder)
     edit(folder, change)
     with pytest.raises(BundleError, match=message):
         Bundle.load(folder)

@@ -99,7 +99,8 @@ def test_a_pixel_stops_where_its_top_probability_exceeds_the_limit_of_its_class(
     before, found = logits.copy(), softmax(logits.astype(np.float64), temperature)
     tops = [np.sort(found.max(0)[found.argmax(0) == number]) for number in range(4)]
     limits = np.array([(top[len(top) // 2 - 1] + top[len(top) // 2]) / 2 for top in tops], np.float32)
-    stopped = confident_pixels(logits, temperature, limits)
+    stopped, doubt = confident_pixels(logits, temperature, limits)
+    np.testing.assert_allclose(doubt, 1 - found.max(0), atol=1e-6)
     np.testing.assert_array_equal(stopped, found.max(0) > limits[found.argmax(0)])
     np.testing.assert_array_equal(logits, before)
     for number, top in enumerate(tops):    # half of each class
@@ -109,14 +110,14 @@ def test_a_pixel_stops_where_its_top_probability_exceeds_the_limit_of_its_class(
 def test_a_pixel_between_two_classes_does_not_stop():
     """Two classes of one logit have 0.5 each, which is above neither limit, as is common with weights in int8."""
     logits = np.array([[5, 5, 5], [5, -9, 5], [-9, -9, 5]], np.float32)[:, None]
-    assert confident_pixels(logits, 1.0, np.array([0.9, 0.8, 0.95])).tolist() == [[False, True, False]]
-    assert confident_pixels(logits, 1.0, np.array([0.4, 0.4, 0.4])).tolist() == [[True, True, False]]
+    assert confident_pixels(logits, 1.0, np.array([0.9, 0.8, 0.95]))[0].tolist() == [[False, True, False]]
+    assert confident_pixels(logits, 1.0, np.array([0.4, 0.4, 0.4]))[0].tolist() == [[True, True, False]]
 
 
 @pytest.mark.parametrize('limit, expected', [(0.0, True), (1.0, False)])
 def test_limits_that_stop_all_and_none(limit, expected):
     logits = np.array([[0, 50, 200], [0, 0, 0]], np.float32)[:, None]
-    assert (confident_pixels(logits, 1.0, np.full(2, limit)) == expected).all()
+    assert (confident_pixels(logits, 1.0, np.full(2, limit))[0] == expected).all()
 
 
 @pytest.mark.parametrize('name', ['class_threshold', 'uniform'])

@@ -36,7 +36,7 @@ EXPERTS = {'blur': ('exit1', 'exit2', 'final'), 'noise': ('exit2',)}
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    return tiny_bundle(tmp_path_factory.mktemp('bundles') / 'expert', tile=True, experts=EXPERTS)
+    return tiny_bundle(tmp_path_factory.mktemp('bundles') / 'expert', cells=True, experts=EXPERTS)
 
 
 @pytest.fixture(scope='module')
@@ -140,7 +140,7 @@ def test_the_mean_is_over_all_heads_of_the_expert_so_far():
 def test_pixels_that_stop_keep_what_the_expert_said(expert_engine, mixed):
     result = expert_engine.segment(mixed, 'class_threshold', (2.0,) * 4, expert='blur')
     first, second = result.outputs
-    assert result.active is not None and (first.exit.graph, second.exit.graph) == ('exit1_blur', 'exit2_blur')
+    assert result.window is not None and (first.exit.graph, second.exit.graph) == ('exit1_blur', 'exit2_blur')
     kept = first.stopped
     assert kept.any() and not kept.all()
     np.testing.assert_array_equal(second.grid_classes[kept], first.grid_classes[kept])

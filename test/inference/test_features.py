@@ -25,7 +25,7 @@ from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.features import FeatureError, pack, unpack
 from ee_seg_ros.inference.pixels import OnboardMap
-from ee_seg_ros.inference.tiles import grow
+from ee_seg_ros.inference.windows import grow
 
 
 @pytest.fixture(scope='module')
@@ -127,18 +127,18 @@ def test_another_bundle_is_refused(bundle, payload, tmp_path):
 
 
 @pytest.fixture(scope='module')
-def forwarded(tiled, mixed):
+def forwarded(windowed, mixed):
     """(what goes with the features, these, payload) of a frame some of whose cells are settled."""
-    engine = Engine(tiled, threads=1)
+    engine = Engine(windowed, threads=1)
     robot = engine.segment(mixed, 'never')
     onboard, features = engine.onboard_map(robot), engine.encode(robot)
     assert 0 < onboard.sent.sum() < onboard.sent.size and len(np.unique(onboard.classes)) == 3
-    return onboard, features, pack(tiled, features, robot.placement, (64, 48), onboard)
+    return onboard, features, pack(windowed, features, robot.placement, (64, 48), onboard)
 
 
-def test_cells_that_were_sent_come_back_exactly_and_of_the_others_the_classes(tiled, forwarded):
+def test_cells_that_were_sent_come_back_exactly_and_of_the_others_the_classes(windowed, forwarded):
     onboard, features, payload = forwarded
-    received = unpack(tiled, payload)
+    received = unpack(windowed, payload)
     np.testing.assert_array_equal(received.onboard.classes, onboard.classes)
     np.testing.assert_array_equal(received.onboard.sent, onboard.sent)
     for name, tensor in features.items():
@@ -154,8 +154,7 @@ def test_cells_of_several_values_come_back_exactly(bundle, features, result, cla
     rows, columns = bundle.tensors['high']['shape'][2:]
     means = {name: np.zeros((len(bundle.classes), tensor.shape[1]), int).tolist() for name, tensor in features.items()}
     document.update(
-        tile={'rows': rows // 3, 'columns': columns // 4, 'height': 3, 'width': 4},
-        pixels={'limits': {}, 'send': [1.0] * len(bundle.classes)}, codec={**document['codec'], 'class_means': means})
+        cells={'rows': rows, 'columns': columns}, pixels={'limits': {}, 'send': [1.0] * len(bundle.classes)}, codec={**document['codec'], 'class_means': means})
     partial = Bundle(bundle.path, document)
     sent = np.random.default_rng(0).random((rows, columns)) < 0.3
     received = unpack(partial, pack(partial, features, result.placement, (480, 360), OnboardMap(classes, sent)))
@@ -165,10 +164,10 @@ def test_cells_of_several_values_come_back_exactly(bundle, features, result, cla
     assert {tensor.shape[2] // rows for tensor in features.values()} == {1, 2}
 
 
-def test_fewer_cells_are_fewer_bytes(tiled, forwarded):
+def test_fewer_cells_are_fewer_bytes(windowed, forwarded):
     onboard, features, payload = forwarded
-    place = unpack(tiled, payload).placement
-    assert len(payload) < len(pack(tiled, features, place, (64, 48), OnboardMap(onboard.classes)))
+    place = unpack(windowed, payload).placement
+    assert len(payload) < len(pack(windowed, features, place, (64, 48), OnboardMap(onboard.classes)))
 
 
 @pytest.mark.parametrize('change', [
@@ -189,20 +188,20 @@ def test_fewer_cells_are_fewer_bytes(tiled, forwarded):
     lambda d: d['tensors']['code'].update(data=b'\x10' * len(d['tensors']['code']['data'])),    # of 16 levels
     lambda d: d.update(tensors={**d['tensors'], 'more': d['tensors']['code']}),
 ])
-def test_every_field_of_single_cells_is_checked(tiled, forwarded, change):
+def test_every_field_of_single_cells_is_checked(windowed, forwarded, change):
     _, _, payload = forwarded
     with pytest.raises(FeatureError) as error:
-        unpack(tiled, repacked(payload, change))
+        unpack(windowed, repacked(payload, change))
     assert error.value.kind == 'damaged'
 
 
-def test_a_bundle_that_needs_all_cells_refuses_some(tiled, forwarded):
+def test_a_bundle_that_needs_all_cells_refuses_some(windowed, forwarded):
     """The fingerprint does not depend on what pixels need to settle."""
-    document = copy.deepcopy(tiled.document)
+    document = copy.deepcopy(windowed.document)
     del document['pixels']
-    whole = Bundle(tiled.path, document)
-    assert whole.fingerprint == tiled.fingerprint and not whole.forwards_cells
-    with pytest.raises(FeatureError, match='only some cells came, and bundle tiled cannot do without') as error:
+    whole = Bundle(windowed.path, document)
+    assert whole.fingerprint == windowed.fingerprint and not whole.forwards_cells
+    with pytest.raises(FeatureError, match='only some cells came, and bundle windowed cannot do without') as error:
         unpack(whole, forwarded[2])
     assert error.value.kind == 'damaged'
     assert unpack(whole, repacked(forwarded[2], all_cells)).onboard.sent is None
@@ -214,11 +213,11 @@ def all_cells(document):
     document['tensors']['code'].update(shape=[1, 4, 6, 8], data=bytes(192))
 
 
-def test_other_mean_features_are_another_bundle(tiled, forwarded):
-    document = copy.deepcopy(tiled.document)
+def test_other_mean_features_are_another_bundle(windowed, forwarded):
+    document = copy.deepcopy(windowed.document)
     document['codec']['class_means']['code'][0][0] ^= 1
     with pytest.raises(FeatureError) as error:
-        unpack(Bundle(tiled.path, document), forwarded[2])
+        unpack(Bundle(windowed.path, document), forwarded[2])
     assert error.value.kind == 'foreign'
 
 

@@ -65,9 +65,11 @@ def test_resized_is_a_copy_even_where_nothing_changes():
     np.testing.assert_array_equal(same, logits)
 
 
-def test_what_lies_outside_the_image_has_stopped():
+def test_what_lies_outside_the_image_has_one_value():
     content = np.array([[False, True, False]])
-    assert on_grid(content, 16, 32).tolist() == [[False, True, False, True], [True] * 4]
+    assert on_grid(content, 16, 32, True).tolist() == [[False, True, False, True], [True] * 4]
+    doubt = on_grid(np.array([[0.5, 1]], np.float32), 8, 24, 0)
+    assert doubt.tolist() == [[0.5, 1, 0]] and doubt.dtype == np.float32
 
 
 def test_pixels_of_cells_that_are_not_sent():

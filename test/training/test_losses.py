@@ -57,6 +57,14 @@ def test_distillation_only_where_the_teacher_is_right():
     torch.testing.assert_close(plain, exit_loss(student, labels, None, 1))
 
 
+def test_a_batch_without_a_labelled_pixel_teaches_nothing():
+    student = torch.rand(1, 2, 2, 2, requires_grad=True)
+    labels = torch.full((1, 4, 4), UNLABELLED, dtype=torch.uint8)
+    loss = positive_filtering_loss(student, torch.rand(1, 2, 2, 2), labels, torch.ones(2), 1)
+    loss.backward()
+    assert loss.item() == 0 and (student.grad == 0).all()
+
+
 def test_temperature_keeps_the_scale_of_the_gradient():
     """T^2 * KL at T: for small logits the same value at every T (Hinton et al., 2015)."""
     labels, teacher = torch.zeros(1, 2, 2), torch.tensor([0.2, 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)

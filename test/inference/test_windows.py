@@ -1,0 +1,155 @@
+# Copyright 2026 The ee_seg_ros authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Windows of maps: the best one is what trying all of them finds; what is cropped is what lies there."""
+import numpy as np
+import pytest
+
+from ee_seg_ros.inference.windows import Window, best_window, bounding_window, grow, means, shrink, whole, widen
+
+CELLS = (4, 6)
+WINDOW = Window(1, 3, 2, 6)    # 2x4 cells at the right edge
+
+
+def numbered(times=1, cells=CELLS):
+    """A map (1, 2, H, W) in which no two values are the same, with `times` values per cell in a row."""
+    rows, columns = cells
+    return np.arange(2 * rows * columns * times ** 2, dtype=np.float32).reshape(1, 2, rows * times, columns * times)
+
+
+def all_windows(rows, columns):
+    return [Window(top, bottom, left, right)
+            for top in range(rows) for bottom in range(top + 1, rows + 1)
+            for left in range(columns) for right in range(left + 1, columns + 1)]
+
+
+def test_whole_area_and_size():
+    assert whole(CELLS) == Window(0, 4, 0, 6)
+    assert (WINDOW.area, WINDOW.size) == (8, (2, 4)) and whole(CELLS).area == 24
+
+
+@pytest.mark.parametrize('times', [1, 2, 4])
+def test_what_is_cropped_is_what_lies_there_at_any_resolution(times):
+    array = numbered(times)
+    crop = WINDOW.of(array, CELLS)
+    assert crop.shape == (1, 2, 2 * times, 4 * times)
+    np.testing.assert_array_equal(crop, array[..., times:3 * times, 2 * times:6 * times])
+    crop[:] = -1    # it is a view
+    inside = grow(np.isin(np.arange(24).reshape(CELLS), [8, 9, 10, 11, 14, 15, 16, 17]), 4 * times, 6 * times)
+    assert (array[..., inside] == -1).all() and (array[..., ~inside] >= 0).all()
+
+
+@pytest.mark.parametrize('halo, expected', [(0, WINDOW), (1, Window(0, 4, 1, 6)), (2, Window(0, 4, 0, 6))])
+def test_a_halo_ends_where_the_map_ends(halo, expected):
+    assert WINDOW.widened(halo, whole(CELLS)) == expected
+
+
+def test_a_halo_ends_where_a_window_around_it_ends():
+    assert Window(2, 3, 3, 4).widened(1, WINDOW) == Window(1, 3, 2, 5)
+
+
+@pytest.mark.parametrize('times', [1, 2])
+def test_a_window_inside_another_is_cropped_from_its_crop(times):
+    inner, array = Window(2, 3, 3, 5), numbered(times)
+    place = inner.inside(WINDOW)
+    assert place == Window(1, 2, 1, 3) and place.size == inner.size
+    np.testing.assert_array_equal(place.of(WINDOW.of(array, CELLS), WINDOW.size), inner.of(array, CELLS))
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_the_best_window_is_what_trying_all_of_them_finds(seed):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(rng.uniform(-0.5, 0.2), 0.5, rng.integers(1, 7, 2)).astype(np.float32)
+    sums = {window: window.of(values, values.shape).sum(dtype=float) for window in all_windows(*values.shape)}
+    best, found = max(sums, key=sums.get), best_window(values)
+    assert found == (best if sums[best] > 0 else None)
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_of_windows_with_the_same_sum_the_best_is_the_smallest(seed):
+    """Many zeros, as where pixels have stopped: there is nothing to do, and a larger window costs."""
+    rng = np.random.default_rng(seed)
+    values = np.where(rng.random((5, 7)) < 0.6, 0, rng.integers(-2, 3, (5, 7)) / 4).astype(np.float32)
+    sums = {window: window.of(values, values.shape).sum(dtype=float) for window in all_windows(*values.shape)}
+    largest, found = max(sums.values()), best_window(values)
+    assert sums[found] == largest
+    assert found.area == min(window.area for window in sums if sums[window] == largest)
+
+
+def test_what_has_stopped_all_around_is_left_out_and_what_lies_between_is_not():
+    values = np.zeros((5, 7), np.float32)
+    values[1, 2], values[3, 4] = 0.1, 0.2
+    assert best_window(values) == Window(1, 4, 2, 5)
+    assert best_window(values - 0.025) == Window(3, 4, 4, 5)    # 0.3 - 9 * 0.025 is less than 0.2 - 0.025
+
+
+@pytest.mark.parametrize('values', [np.zeros((3, 4)), np.full((3, 4), -0.5), np.array([[-1.0]])])
+def test_where_no_value_is_above_0_there_is_no_best_window(values):
+    assert best_window(values.astype(np.float32)) is None
+
+
+def test_values_are_left_as_they_are():
+    values = np.random.default_rng(0).normal(size=(3, 4))
+    before = values.copy()
+    best_window(values), WINDOW.alone(np.ones(CELLS))
+    np.testing.assert_array_equal(values, before)
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_no_best_window_leaves_the_one_that_stands_alone(seed):
+    """What lies outside may be better by far."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(-0.2, 0.3, CELLS).astype(np.float32)
+    values[0, 0] = values[3, 5] = 1.0
+    inside = {window: window.of(values, CELLS).sum(dtype=float) for window in all_windows(*CELLS)
+              if window.widened(0, WINDOW) == window}
+    best = max(inside, key=inside.get)
+    assert best_window(WINDOW.alone(values)) == (best if inside[best] > 0 else None)
+
+
+@pytest.mark.parametrize('cells, expected', [
+    ([(2, 3)], Window(2, 3, 3, 4)), ([(0, 5), (3, 1)], Window(0, 4, 1, 6)), ([(1, 2), (1, 4), (2, 3)],
+                                                                             Window(1, 3, 2, 5))])
+def test_a_bounding_window_touches_the_outermost_cells(cells, expected):
+    given = np.zeros(CELLS, bool)
+    given[tuple(zip(*cells))] = True
+    assert bounding_window(given) == expected
+
+
+def test_means_of_cells_by_hand():
+    pixels = np.array([[0, 1, 2, 2], [1, 2, 2, 2], [0, 0, 4, 0], [0, 0, 0, 0]], np.float32)
+    assert means(pixels, (2, 2)).tolist() == [[1, 2], [0, 1]]
+    assert means(pixels, (4, 1)).tolist() == [[1.25], [1.75], [1], [0]]
+    np.testing.assert_array_equal(means(pixels, (4, 4)), pixels)
+
+
+def test_grow_and_shrink_by_hand():
+    cells = np.array([[True, False, False], [False, False, True]])
+    assert grow(cells, 2, 6).tolist() == [[True, True, False, False, False, False],
+                                          [False, False, False, False, True, True]]
+    assert grow(cells, 4, 3).tolist() == [[True, False, False]] * 2 + [[False, False, True]] * 2
+    np.testing.assert_array_equal(shrink(grow(cells, 6, 12), 2, 3), cells)
+    pixels = np.zeros((4, 6), bool)
+    pixels[3, 2] = True    # one of four is enough
+    assert shrink(pixels, 2, 3).tolist() == [[False] * 3, [False, True, False]]
+
+
+def test_widen_reaches_so_many_values_to_all_sides():
+    cells = np.zeros((5, 6), bool)
+    cells[1, 4] = True
+    for margin, rows, columns in ((0, slice(1, 2), slice(4, 5)), (1, slice(0, 3), slice(3, 6)),
+                                  (2, slice(0, 4), slice(2, 6))):
+        expected = np.zeros_like(cells)
+        expected[rows, columns] = True
+        np.testing.assert_array_equal(widen(cells, margin), expected)
+    assert np.count_nonzero(cells) == 1
