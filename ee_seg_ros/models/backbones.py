@@ -83,15 +83,15 @@ def dilate(blocks: nn.Module, rate: int) -> None:
 def cut_hidden(units: nn.ModuleList, unit: int, kept: Iterable) -> None:
     """Leave the inverted residual block `unit` of MobileNetV2 only the hidden channels `kept` (indices), in place.
 
-    Raises ValueError for a unit that is no such block, or does not widen, and where none would go or be left.
+    Raises ValueError for a unit that is no such block, or does not widen, and where none or more than it has would be left.
     """
     block, kept = units[unit] if 0 <= unit < len(units) else None, list(kept)
     if not isinstance(block, torchvision.models.mobilenetv2.InvertedResidual) or len(block.conv) < 4:
         raise ValueError(f'unit {unit} cannot be pruned: it is no inverted residual block of MobileNetV2 that widens')
     widen, depthwise, narrow, _ = block.conv
-    if not 0 < len(kept) < narrow.in_channels:
+    if not 0 < len(kept) <= narrow.in_channels:
         raise ValueError(f'unit {unit} has {narrow.in_channels} hidden channels, {len(kept)} are to be left: expected '
-                         'fewer, and one at least')
+                         'no more, and one at least')
     for convolution, norm in ((widen[0], widen[1]), (depthwise[0], depthwise[1])):
         for tensor in (convolution.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var):
             tensor.data = tensor.data[kept]

@@ -106,6 +106,17 @@ def test_what_is_left_makes_up_for_what_went(net):
     assert net.units[2].conv[2].in_channels == 96    # the network itself stays as it was
 
 
+def test_a_block_that_keeps_all_channels_makes_up_for_those_before(net):
+    cut = [{'unit': 2, 'hidden': 32}]
+    alone = prune(net, cut, images)
+    together = prune(net, [*cut, {'unit': 4, 'hidden': 144}], images)
+    assert together.units[4].conv[2].in_channels == 144
+    with torch.no_grad():
+        wanted, *found = (each.run_units(IMAGES, 0, 4)[-1] for each in (net, alone, together))
+    errors = [float((one - wanted).square().mean()) for one in found]
+    assert errors[1] < 0.9 * errors[0]
+
+
 def test_a_pruned_network_is_a_network(net, tmp_path):
     pruned = prune(net, [{'unit': 4, 'hidden': 16}], images)
     pruned = prune(pruned, [{'unit': 2, 'hidden': 32}], images)
@@ -117,13 +128,13 @@ def test_a_pruned_network_is_a_network(net, tmp_path):
         torch.testing.assert_close(load_network(tmp_path / 'weights.pt')(IMAGES), logits)
         # cut off before one of the pruned blocks
         torch.testing.assert_close(select_exits(pruned, {}, 'exit1')(IMAGES)['final'], logits['exit1'])
-    with pytest.raises(ValueError, match='unit 2 has 32 hidden channels'):
-        prune(pruned, [{'unit': 2, 'hidden': 48}], images)
+    with pytest.raises(ValueError, match='unit 2 has 96 hidden channels, 128 are to be left'):
+        prune(pruned, [{'unit': 2, 'hidden': 128}], images)
 
 
 @pytest.mark.parametrize('name, unit, hidden, what', [
     ('mobilenet_v2', 1, 16, 'that widens'), ('mobilenet_v2', 18, 16, 'unit 18 cannot be pruned'),
-    ('mobilenet_v2', -1, 16, 'unit -1 cannot be pruned'), ('mobilenet_v2', 2, 96, '96 hidden channels, 96 are to be'),
+    ('mobilenet_v2', -1, 16, 'unit -1 cannot be pruned'), ('mobilenet_v2', 2, 97, '96 hidden channels, 97 are to be'),
     ('mobilenet_v2', 2, 0, '0 are to be left'), ('lraspp_mobilenet_v3_large', 3, 16, 'no inverted residual block of')])
 def test_what_cannot_be_pruned_is_refused(name, unit, hidden, what):
     with pytest.raises(ValueError, match=what):
