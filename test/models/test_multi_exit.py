@@ -135,7 +135,7 @@ def test_wrong_heads_are_refused(head, what):
 
 @pytest.mark.parametrize('head', [{'kind': 'fcn'}, {'kind': 'deeplab'}, {'kind': 'context', 'rates': [1, 2]}])
 def test_exit_heads_see_only_their_neighbourhood(head):
-    """No pooling over the whole map: a change in one corner leaves the far corner alone, so that heads run in windows."""
+    """No pooling over the whole map: a change in one corner leaves the far corner alone, as windows need it."""
     torch.manual_seed(0)
     module = build_head(head, 8, 5, 16).eval()
     features = torch.rand(1, 8, 4, 60)
