@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Heads: what turns features into class logits. None of an exit's pools over the whole map: windows show little else."""
+"""Heads: what turns features into class logits. No exit's pools over the whole map: windows show little else."""
 import torch
 from torch import nn
 from torch.nn import functional
