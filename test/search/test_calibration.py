@@ -142,6 +142,7 @@ def test_curves_and_temperatures_are_measured_stored_and_copied(tmp_path, monkey
 
 def test_single_pixels_are_not_copied_without_mean_features_nor_measured_without_cells(tmp_path):
     pytest.importorskip('torch', reason='torch is not installed (make train-env)')
+    pytest.importorskip('ee_seg_ros.models.torchvision_compat')    # torchmetrics imports torchvision
     pytest.importorskip('torchmetrics', reason='torchmetrics is not installed (make train-env)')
     for name, change in (('bare', lambda document: document['codec'].pop('class_means')),
                          ('whole', lambda document: document.update(cells=None))):
