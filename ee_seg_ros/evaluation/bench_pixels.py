@@ -154,9 +154,12 @@ def sparse_ratio(bundle, images: Sequence, threads: int, rounds: int) -> dict:
 
 
 def dense_loss(engine: Engine, images: Sequence, rounds: int) -> float:
-    """Share of time that stopping pixels adds where none stops: the engine then runs on whole maps."""
-    never = [2.0] * len(engine.bundle.classes)    # by the rule for which every cell with some doubt is worth it
-    times = median_times({'pixels': lambda image: to_the_end(engine, image, 'uniform', limits=never),
+    """Share of time that stopping pixels adds where none stops: the engine then runs on whole maps.
+
+    By the uniform rule, for which every cell with some doubt is worth it, and with all cells sent.
+    """
+    never = [2.0] * len(engine.bundle.classes)
+    times = median_times({'pixels': lambda image: to_the_end(engine, image, 'uniform', False, never),
                           'frames': lambda image: to_the_end(engine, image, partial=False)}, images, rounds)
     return times['pixels'] / times['frames'] - 1
 

@@ -152,8 +152,7 @@ class Engine:
         """
         result.stopped, doubt = self._unsettled(result, limits)
         if doubt is not None:
-            doubt -= worth
-            window = best_window(doubt if result.window is None else result.window.alone(doubt))
+            window = best_window(doubt - worth)    # in the one before: outside of it all has stopped
             if window is None:
                 result.stopped[:] = True
             else:

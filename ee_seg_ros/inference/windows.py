@@ -52,12 +52,6 @@ class Window:
         return Window(max(self.top - halo, within.top), min(self.bottom + halo, within.bottom),
                       max(self.left - halo, within.left), min(self.right + halo, within.right))
 
-    def alone(self, values: np.ndarray) -> np.ndarray:
-        """Values float (rows, columns) of a whole map, below 0 outside of this window: no best one goes there."""
-        alone = np.full(values.shape, -1.0)
-        self.of(alone, values.shape)[:] = self.of(values, values.shape)
-        return alone
-
     def inside(self, other: 'Window') -> 'Window':
         """The same cells, counted from the top left of another window."""
         return Window(self.top - other.top, self.bottom - other.top, self.left - other.left, self.right - other.left)

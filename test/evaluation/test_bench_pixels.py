@@ -17,7 +17,18 @@ import pytest
 from tiny import CLASSES, mixed_image, tiny_bundle
 
 from ee_seg_ros.evaluation import bench_pixels
-from ee_seg_ros.evaluation.bench_pixels import ADP_C, CBT, CELLS, UNIFORM, WHOLE, claims_of, dense_loss, measure
+from ee_seg_ros.evaluation.bench_pixels import (
+    ADP_C,
+    CBT,
+    CELLS,
+    UNIFORM,
+    WHOLE,
+    claims_of,
+    dense_loss,
+    least_sure,
+    measure,
+)
+from ee_seg_ros.evaluation.evaluate import to_the_end
 from ee_seg_ros.evaluation.pair import run_pair
 from ee_seg_ros.evaluation.savings import Outcome, resamples
 from ee_seg_ros.inference.bundle import Bundle
@@ -26,7 +37,7 @@ from ee_seg_ros.inference.engine import Engine
 
 @pytest.fixture(scope='module')
 def engine(tmp_path_factory):
-    return Engine(Bundle.load(tiny_bundle(tmp_path_factory.mktemp('bundles') / 'tiled', tile=True)), threads=1)
+    return Engine(Bundle.load(tiny_bundle(tmp_path_factory.mktemp('bundles') / 'windowed', cells=True)), threads=1)
 
 
 @pytest.fixture(scope='module')
@@ -72,10 +83,30 @@ def test_the_whole_section(engine, samples, monkeypatch):
     assert 0 < shares['mean'] <= 1 and sum(shares['histogram']) == pytest.approx(1, abs=1e-3)
 
 
-def test_where_no_pixel_stops_whole_maps_are_run(engine, samples):
-    image = samples[0][0]
-    frame = run_pair(engine, image, CBT, (np.inf,) * 4, limits=[2.0] * CLASSES)
+@pytest.mark.parametrize('seed', range(4))
+def test_the_window_that_is_timed_has_about_a_quarter_of_the_cells_and_the_least_sure_ones(engine, seed):
+    output = engine.segment(mixed_image(seed), 'never').outputs[0]
+    window, doubt = least_sure(output, 0.25), 1 - output.grid_probabilities.max(0)
+    assert 12 <= window.area <= 24
+    assert window.of(doubt, (6, 8)).mean() > 1.5 * doubt.mean()
+
+
+@pytest.mark.parametrize('image, share', [(mixed_image(), None), (mixed_image(1, ((8, 120), (30, 120))), 'onboard')])
+def test_shares_of_the_last_stage_that_ran(engine, image, share):
+    frame = to_the_end(engine, image, CBT)
+    found = bench_pixels._last_share(frame)
+    assert found == (0.0 if share else frame.sides[-1].window.area / 48) and found < 1
+    assert bench_pixels._last_share(to_the_end(engine, image, partial=False)) == 1
+
+
+def test_where_no_pixel_stops_whole_maps_are_run(engine, monkeypatch):
+    """An image of which no exit is so sure that a probability is 1 in float32."""
+    image, frames = np.full((48, 64, 3), 128, np.uint8), []
+    monkeypatch.setattr(bench_pixels, 'to_the_end', lambda *given, **named: frames.append(
+        to_the_end(*given, **named)) or frames[-1])
+    assert dense_loss(engine, [image], 1) > -1
+    frame = next(frame for frame in frames if frame.outputs[0].stopped is not None)
+    assert not any(output.stopped.any() for output in frame.outputs)
     plain = run_pair(engine, image, 'never', (0.0,) * 4, partial=False)
     assert frame.macs_at == plain.macs_at
     np.testing.assert_array_equal(frame.mask(64, 48), plain.mask(64, 48))
-    assert dense_loss(engine, [image], 1) > -1

@@ -174,7 +174,7 @@ def test_the_stored_scores_decide_as_the_engine_does(tiny, tiny_samples):
 @pytest.mark.parametrize('name', ['entropy', 'region', 'class_threshold', 'uniform', 'never'])
 def test_the_stored_scores_decide_as_the_pair_does_that_leaves_settled_cells_out(tmp_path, tiny_samples, split, name):
     """Images that end anywhere: masks, costs and places are those of the observations."""
-    bundle = Bundle.load(tiny_bundle(tmp_path / 'tiny', split, tile=True))
+    bundle = Bundle.load(tiny_bundle(tmp_path / 'tiny', split, cells=True))
     samples = [(mixed_image(seed), labels) for seed, (_, labels) in enumerate(tiny_samples[:4])] + tiny_samples[4:6]
     engine, rule, exits = Engine(bundle), CRITERIA[name], [exit_.name for exit_ in bundle.exits]
     observed = observe(engine, samples)

@@ -154,7 +154,8 @@ def test_cells_of_several_values_come_back_exactly(bundle, features, result, cla
     rows, columns = bundle.tensors['high']['shape'][2:]
     means = {name: np.zeros((len(bundle.classes), tensor.shape[1]), int).tolist() for name, tensor in features.items()}
     document.update(
-        cells={'rows': rows, 'columns': columns}, pixels={'limits': {}, 'send': [1.0] * len(bundle.classes)}, codec={**document['codec'], 'class_means': means})
+        cells={'rows': rows, 'columns': columns},
+        pixels={'limits': {}, 'send': [1.0] * len(bundle.classes)}, codec={**document['codec'], 'class_means': means})
     partial = Bundle(bundle.path, document)
     sent = np.random.default_rng(0).random((rows, columns)) < 0.3
     received = unpack(partial, pack(partial, features, result.placement, (480, 360), OnboardMap(classes, sent)))

@@ -34,7 +34,7 @@ from ee_seg_ros.models.multi_exit import (  # noqa: E402
 )
 from ee_seg_ros.models.splits import add_splits, with_split  # noqa: E402
 
-WIDTH, HEIGHT = 96, 80    # cut into tiles
+WIDTH, HEIGHT = 96, 80
 CONTEXT = {'kind': 'context', 'width': 16, 'rates': [1, 2], 'skip': True}
 SPEC = {
     'backbone': {'name': 'mobilenet_v2', 'units': 15}, 'classes': 4, 'skip': 6,
@@ -147,7 +147,7 @@ def test_experts_and_a_tail_that_was_trained_elsewhere_are_joined(plain, net):
 def test_graphs_of_experts_compute_what_torch_computes(net, tmp_path):
     classes = [{'name': f'class{index}', 'color': [50 * index] * 3} for index in range(4)]
     bundle = Bundle.load(export(net, tmp_path, 'small', {'data': 'none', 'licence': 'none'}, classes, WIDTH, HEIGHT))
-    assert bundle.experts == ('blur', 'noise') and bundle.tiling is not None
+    assert bundle.experts == ('blur', 'noise') and bundle.cells == (5, 6)
     image = StreetDrive(seed=3, width=WIDTH, height=HEIGHT).frame(5).image
     expected = expert_logits(net, torch.from_numpy(preprocess(image, bundle)[0]))
     engine = Engine(bundle, threads=1)
@@ -155,7 +155,7 @@ def test_graphs_of_experts_compute_what_torch_computes(net, tmp_path):
         found = engine.run_exit(image, name, family).output.logits
         wanted = expected[f'{name}_{family}'][0].numpy()
         assert np.abs(found - wanted).max() < allowed * np.abs(wanted).max(), name
-    # Where pixels stop, an expert behind the first stage runs on tiles as its exit's own head does.
+    # Where pixels stop, an expert behind the first stage runs in a window as its exit's own head does.
     limits = np.quantile(engine.segment(image, 'never').outputs[0].grid_probabilities.max(0), 0.5)
     result = engine.segment(image, 'class_threshold', (2.0,) * 3, (limits,) * 4, 'noise')
     assert result.outputs[1].exit.graph == 'exit2_noise'

@@ -30,8 +30,9 @@ from ee_seg_ros.inference.frame import preprocess  # noqa: E402
 from ee_seg_ros.inference.pixels import OnboardMap  # noqa: E402
 from ee_seg_ros.models import export as exporting  # noqa: E402
 from ee_seg_ros.models.backbones import build_backbone  # noqa: E402
-from ee_seg_ros.models.export import export, tile_of  # noqa: E402
-from ee_seg_ros.models.multi_exit import MultiExitNet, load_network  # noqa: E402
+from ee_seg_ros.models.export import export, parts  # noqa: E402
+from ee_seg_ros.models.multi_exit import MultiExitNet, Part, load_network  # noqa: E402
+from ee_seg_ros.models.partial import crop  # noqa: E402
 
 CARD = {'data': 'none', 'licence': 'none'}
 CLASSES = [{'name': f'class{index}', 'color': [50 * index] * 3} for index in range(4)]
@@ -56,6 +57,27 @@ def random_net(spec):
     with torch.no_grad():
         net(torch.rand(4, 3, HEIGHT, WIDTH) * 2 - 1)
     return net.eval()
+
+
+def assert_same_in_window(bundle, net, window):
+    """Whatever can run in windows computes there what torch computes on the same crops."""
+    engine, pieces = Engine(bundle, threads=1), {part.name: part for part in parts(net)}
+    with torch.no_grad():
+        tensors, ran = net.features(torch.rand(1, 3, HEIGHT, WIDTH) * 2 - 1), []
+    for name, described in bundle.graphs.items():
+        if name in ('stage1', 'exit1', 'encode', 'decode'):
+            continue
+        crops = [crop(tensors[tensor], window, bundle.cells).contiguous() for tensor in described['inputs']]
+        with torch.no_grad():
+            expected = pieces[name].module(*crops)
+        found = engine._graphs.run_in_window(name, dict(zip(described['inputs'], (each.numpy() for each in crops))))
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        assert list(found) == described['outputs'] and len(found) == len(expected)
+        for output, torchs in zip(found.values(), expected):
+            assert output.shape == torchs.shape
+            assert np.abs(output - torchs.numpy()).max() < 1e-3 * torchs.abs().max(), name
+        ran.append(name)
+    return ran
 
 
 def both(bundle, net, image):
@@ -138,6 +160,7 @@ def test_networks_of_torchvision(tmp_path, name, unit):
     image = StreetDrive(seed=3, width=WIDTH, height=HEIGHT).frame(5).image
     for exit_, expected, output in both(bundle, net, image):
         assert_same(exit_, expected, output)
+    assert 'final' in assert_same_in_window(bundle, net, (1, 3, 2, 5))
     for path in tmp_path.glob('*.onnx'):    # up to 200 MB
         path.unlink()
 
@@ -146,7 +169,7 @@ def test_a_network_without_a_split_and_with_one_exit(tmp_path):
     net = random_net({'backbone': {'name': 'mobilenet_v2'}, 'classes': 4, 'exits': [],
                       'input': {'scale': [1 / 64] * 3, 'offset': [-2.0, -1.9, -1.8]}, 'final': {'kind': 'fcn'}})
     bundle = Bundle.load(export(net, tmp_path, 'alone', CARD, CLASSES, WIDTH, HEIGHT))
-    assert bundle.split is None and not bundle.judged_exits and not bundle.document['criteria']
+    assert bundle.split is None and bundle.cells is None and not bundle.judged_exits and not bundle.document['criteria']
     image = StreetDrive(seed=3, width=WIDTH, height=HEIGHT).frame(5).image
     np.testing.assert_allclose(preprocess(image, bundle)[0][0, :, 3, 4],
                                image[3, 4] / 64 - np.array([2.0, 1.9, 1.8]), rtol=1e-5, atol=1e-5)
@@ -165,13 +188,6 @@ def test_a_bundle_is_replaced_whole_and_nothing_else(tmp_path, net):
     assert json.loads((tmp_path / 'bundle.json').read_text())['name'] == 'second'
 
 
-@pytest.mark.parametrize('cells, tile', [
-    ((21, 28), (7, 7, 3, 4)), ((24, 32), (6, 8, 4, 4)), ((6, 8), (2, 2, 3, 4)), ((25, 12), (5, 3, 5, 4)),
-    ((4, 3), (1, 1, 4, 3)), ((23, 30), None), ((4, 7), None), ((1, 4), None), ((2, 2), None)])
-def test_tiles_have_three_to_six_cells_a_side_and_leave_none_over(cells, tile):
-    assert tile_of(cells) == (tile and dict(zip(('rows', 'columns', 'height', 'width'), tile)))
-
-
 def dimensions(path):
     """Shapes of all inputs and outputs of an ONNX file, names where they are dynamic."""
     onnx = pytest.importorskip('onnx', reason='onnx is not installed (make train-env)')
@@ -180,30 +196,48 @@ def dimensions(path):
             for value in [*graph.input, *graph.output]}
 
 
-def test_what_lies_behind_the_first_exits_takes_tiles_of_any_number(bundle):
+def test_what_lies_behind_the_first_exits_takes_maps_of_any_size(bundle):
     """Maps of 4x6 cells; of finer maps the names of the dimensions say how many values a cell has in a row."""
-    assert bundle.document['tile'] == {'rows': 1, 'columns': 2, 'height': 4, 'width': 3}
+    assert bundle.document['cells'] == {'rows': 4, 'columns': 6} and bundle.cells == (4, 6)
     size = {name: tensor['shape'][2] // 4 for name, tensor in bundle.tensors.items()}
-    assert {size[name] for name in ('unit6', 'unit10', 'logits_exit2', 'logits_final')} >= {1, 2}
+    assert {size[name] for name in ('unit6', 'unit10', 'logits_exit2', 'logits_final')} >= {1, 2, 4}
     for name, graph in bundle.graphs.items():
         found = dimensions(bundle.path / graph['file'])
         for tensor in graph['inputs'] + graph['outputs']:
             shape = bundle.tensors[tensor]['shape']
             if name not in ('stage1', 'exit1', 'encode', 'decode'):
-                shape = ['tiles', shape[1], f'height{size[tensor]}', f'width{size[tensor]}']
+                shape = [*shape[:2], f'height{size[tensor]}', f'width{size[tensor]}']
             assert found[tensor] == shape, (name, tensor)
 
 
-def test_a_map_without_a_fitting_tile_has_none_and_fixed_dimensions(net, tmp_path):
-    """5x7 cells."""
-    bundle = Bundle.load(export(net, tmp_path / 'odd', 'odd', CARD, CLASSES, 7 * 16, 5 * 16, with_weights=False))
-    assert bundle.document['tile'] is None and bundle.tiling is None
-    for graph in bundle.graphs.values():
-        found = dimensions(bundle.path / graph['file'])
-        assert all(found[tensor] == bundle.tensors[tensor]['shape'] for tensor in graph['inputs'] + graph['outputs'])
-    image = StreetDrive(seed=3, width=7 * 16, height=5 * 16).frame(5).image
+@pytest.mark.parametrize('window', [(0, 4, 0, 6), (1, 3, 2, 5), (3, 4, 0, 6), (0, 1, 5, 6)])
+def test_a_graph_computes_on_part_of_its_maps_what_torch_computes_there(bundle, net, window):
+    assert assert_same_in_window(bundle, net, window) == ['stage2', 'exit2', 'stage3', 'exit3', 'stage4', 'final']
+
+
+@pytest.mark.parametrize('width, height, cells', [(7 * 16, 5 * 16, (5, 7)), (16, 16, (1, 1))])
+def test_an_input_of_any_size_has_cells(net, tmp_path, width, height, cells):
+    bundle = Bundle.load(export(net, tmp_path / 'odd', 'odd', CARD, CLASSES, width, height, with_weights=False))
+    assert bundle.cells == cells
+    image = StreetDrive(seed=3, width=width, height=height).frame(5).image
     for exit_, expected, output in both(bundle, net, image):
         assert_same(exit_, expected, output)
+
+
+@pytest.mark.parametrize('finer, cells', [((8, 12), {'rows': 4, 'columns': 6}), ((8, 6), None), ((9, 13), None),
+                                          ((8, 13), None)])
+def test_maps_that_are_no_multiples_of_each_other_have_no_cells(finer, cells):
+    tensors = {name: torch.zeros(1, 2, *size) for name, size in (
+        ('image', (64, 96)), ('unit1', finer), ('logits_exit1', finer), ('unit2', (4, 6)), ('logits_final', (4, 6)))}
+    pieces = [Part('stage1', 'stage', None, ('image',), ('unit1',)),
+              Part('exit1', 'exit', None, ('unit1',), ('logits_exit1',)),
+              Part('stage2', 'stage', None, ('unit1',), ('unit2',)),
+              Part('final', 'exit', None, ('unit2',), ('logits_final',))]
+    found, axes = exporting._cells(pieces, tensors)
+    assert found == cells and set(axes) == ({'stage2', 'final'} if cells else set())
+    if cells:
+        assert axes['stage2'] == {'unit1': {2: 'height2', 3: 'width2'}, 'unit2': {2: 'height1', 3: 'width1'}}
+    assert exporting._cells(pieces[:2], tensors) == (None, {})    # nothing lies behind the first exits
 
 
 def test_criteria_that_need_what_only_images_tell_are_not_offered_yet(bundle):

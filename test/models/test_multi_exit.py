@@ -25,7 +25,7 @@ from ee_seg_ros.models.backbones import (  # noqa: E402
     read_weights,
     unit_macs,
 )
-from ee_seg_ros.models.heads import build_head  # noqa: E402
+from ee_seg_ros.models.heads import build_head, enlarged  # noqa: E402
 from ee_seg_ros.models.multi_exit import (  # noqa: E402
     MultiExitNet,
     add_exits,
@@ -135,7 +135,7 @@ def test_wrong_heads_are_refused(head, what):
 
 @pytest.mark.parametrize('head', [{'kind': 'fcn'}, {'kind': 'deeplab'}, {'kind': 'context', 'rates': [1, 2]}])
 def test_exit_heads_see_only_their_neighbourhood(head):
-    """No pooling over the whole map: a change in one corner leaves the far corner alone, so that tiles stay exact."""
+    """No pooling over the whole map: a change in one corner leaves the far corner alone, as windows need it."""
     torch.manual_seed(0)
     module = build_head(head, 8, 5, 16).eval()
     features = torch.rand(1, 8, 4, 60)
@@ -143,6 +143,14 @@ def test_exit_heads_see_only_their_neighbourhood(head):
     changed[..., 0] += 1
     difference = (module(changed) - module(features)).abs().amax((0, 1, 2))
     assert difference[0] > 0 and (difference[-20:] == 0).all()
+
+
+@pytest.mark.parametrize('size, finer', [((4, 6), (8, 12)), ((4, 6), (16, 24)), ((4, 6), (4, 6)), ((4, 6), (8, 6)),
+                                         ((4, 6), (9, 13)), ((1, 1), (2, 2))])
+def test_enlarged_is_bilinear_by_any_factor(size, finer):
+    features = torch.rand(2, 3, *size)
+    expected = torch.nn.functional.interpolate(features, size=finer, mode='bilinear', align_corners=False)
+    torch.testing.assert_close(enlarged(features, torch.zeros(2, 1, *finer)), expected)
 
 
 def test_only_what_is_wanted_is_computed(net):

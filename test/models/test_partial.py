@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The network on tiles, as it is trained: what is cut is joined again, and the engine computes the same on tiles."""
+"""What lies behind the split on part of a frame, as it is trained: by hand, and against what the engine computes."""
 import numpy as np
 import pytest
 
@@ -23,12 +23,20 @@ from ee_seg_ros.inference.bundle import Bundle  # noqa: E402
 from ee_seg_ros.inference.engine import Engine  # noqa: E402
 from ee_seg_ros.inference.frame import preprocess  # noqa: E402
 from ee_seg_ros.inference.pixels import OnboardMap, resized  # noqa: E402
-from ee_seg_ros.models import tiles  # noqa: E402
+from ee_seg_ros.inference.windows import HALO, Window, whole  # noqa: E402
 from ee_seg_ros.models.export import export  # noqa: E402
 from ee_seg_ros.models.multi_exit import MultiExitNet  # noqa: E402
-from ee_seg_ros.models.tiles import cut, join, partial_logits, tiled_logits  # noqa: E402
+from ee_seg_ros.models.partial import (  # noqa: E402
+    crop,
+    random_window,
+    settled_cells,
+    tail_logits,
+    widen,
+    with_means,
+)
 
-WIDTH, HEIGHT, TILE = 128, 96, (3, 4)    # 6x8 cells of 16 pixels
+WIDTH, HEIGHT, CELLS = 128, 96, (6, 8)    # cells of 16 pixels
+BEHIND = ['exit3', 'final']
 CLASSES = [{'name': f'class{index}', 'color': [50 * index] * 3} for index in range(4)]
 SPEC = {
     'backbone': {'name': 'mobilenet_v2'}, 'classes': 4, 'skip': 6,
@@ -61,7 +69,7 @@ def net():
 def engine(net, tmp_path_factory):
     folder = tmp_path_factory.mktemp('bundles') / 'small'
     bundle = Bundle.load(export(net, folder, 'small', {'data': 'none', 'licence': 'none'}, CLASSES, WIDTH, HEIGHT))
-    assert bundle.document['tile'] == {'rows': 2, 'columns': 2, 'height': 3, 'width': 4}
+    assert bundle.cells == CELLS
     return Engine(bundle, threads=1)
 
 
@@ -70,82 +78,95 @@ def image():
     return np.random.default_rng(3).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
-def test_cut_row_by_row():
-    tensor = torch.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6)
-    pieces = cut(tensor, 2, 3)
-    assert pieces.shape == (12, 3, 2, 2)
-    for index, tile in enumerate(pieces):
-        image, row, column = index // 6, index % 6 // 3, index % 3
-        assert torch.equal(tile, tensor[image, :, 2 * row:2 * row + 2, 2 * column:2 * column + 2])
+@pytest.mark.parametrize('shares', [(0.2, 0.2), (0.1, 0.9), (1.0, 1.0)])
+def test_random_windows_have_about_that_share_and_lie_anywhere(shares):
+    windows = [random_window((21, 28), shares) for _ in range(200)]
+    for top, bottom, left, right in windows:
+        assert 0 <= top < bottom <= 21 and 0 <= left < right <= 28
+    areas = np.array([(bottom - top) * (right - left) / (21 * 28) for top, bottom, left, right in windows])
+    assert shares[0] - 0.03 < areas.min() and areas.max() < shares[1] + 0.03
+    if shares[0] < 1:    # low and wide ones, high and narrow ones, at each border
+        heights = {bottom - top for top, bottom, _, _ in windows}
+        assert min(heights) < 21 * shares[0] + 3 and max(heights) == 21
+        assert {0, 21} <= {place for window in windows for place in window[:2]}
+        assert {0, 28} <= {place for window in windows for place in window[2:]}
+    else:
+        assert set(windows) == {(0, 21, 0, 28)}
 
 
-@pytest.mark.parametrize('shape, rows, columns', [((1, 2, 6, 8), 2, 2), ((3, 1, 4, 6), 4, 1), ((2, 5, 9, 3), 1, 1),
-                                                  ((2, 2, 6, 6), 3, 6)])
-def test_join_is_the_inverse_of_cut(shape, rows, columns):
-    tensor = torch.rand(shape)
-    assert torch.equal(join(cut(tensor, rows, columns), rows, columns), tensor)
+def test_windows_in_training_are_those_of_the_engine():
+    array, window = np.arange(2 * 12 * 16).reshape(1, 2, 12, 16), Window(1, 4, 5, 8)
+    np.testing.assert_array_equal(crop(torch.from_numpy(array), (1, 4, 5, 8), CELLS), window.of(array, CELLS))
+    for halo in (0, 1, 2, 9):
+        around = window.widened(halo, whole(CELLS))
+        assert widen((1, 4, 5, 8), halo, CELLS) == (around.top, around.bottom, around.left, around.right)
 
 
-def test_maps_that_cannot_be_cut_are_refused(net):
-    with pytest.raises(ValueError, match='a map of 6x4 cannot be cut into 4x2 equal tiles'):
-        cut(torch.zeros(1, 1, 4, 6), 2, 4)
-    with pytest.raises(ValueError, match='a map of 8x6 cells has no whole number of tiles of 3x4'):
-        tiled_logits(net, torch.zeros(1, 3, HEIGHT, WIDTH), (4, 3))
+def test_exits_behind_the_split_from_what_is_restored(net):
+    images = torch.rand(2, 3, HEIGHT, WIDTH) * 2 - 1
+    with torch.no_grad():
+        expected, tensors = net(images), net.features(images)
+        restored = {name: tensors[name] for name in ('restored_skip', 'restored10')}
+        for exits in (BEHIND, ['exit3'], ['final']):
+            found = tail_logits(net, restored, exits)
+            assert list(found) == exits and set(restored) == {'restored_skip', 'restored10'}
+            for name, logits in found.items():
+                torch.testing.assert_close(logits, expected[name])
 
 
-def test_the_engine_computes_on_tiles_what_training_sees(engine, net, image, monkeypatch):
-    """All tiles of both sides run; largest differences as shares of the largest logit.
+def test_what_training_sees_in_a_window_is_what_the_engine_computes_there(engine, net, image, monkeypatch):
+    """In cells that were not sent stand mean features. Largest differences as shares of the largest logit.
 
-    Behind the split more is allowed: a feature on the edge between two levels may round either way.
+    A feature on the edge between two levels may round either way.
     """
-    bundle, no_exit = engine.bundle, (np.inf,) * 3
-    monkeypatch.setattr(Bundle, 'dense_above', {'onboard': 1.0, 'offboard': 1.0})
+    bundle, window = engine.bundle, Window(1, 4, 3, 7)
     tensor, placement = preprocess(image, bundle)
-    with torch.no_grad():
-        expected, whole = tiled_logits(net, torch.from_numpy(tensor), TILE), net(torch.from_numpy(tensor))
-    robot = engine.segment(image, 'uniform', no_exit, (1.0,) * 4)    # no pixel stops
-    assert robot.active.all() and robot.active.size == 4
-    everything = OnboardMap(engine.onboard_map(robot).classes, np.ones(bundle.tiling.cells, bool))
-    means = {name: np.zeros((4, bundle.tensors[name]['shape'][1]), int).tolist() for name in bundle.feature_tensors}
+    robot = engine.segment(image, 'never')
+    features, sent = engine.encode(robot), np.zeros(CELLS, bool)
+    window.of(sent, CELLS)[:] = True
+    classes = engine.onboard_map(robot).classes[::2, ::2]    # alike in all of a cell, as in training
+    onboard = OnboardMap(classes.repeat(2, 0).repeat(2, 1), sent)
+    means = {}
+    for name, levels in features.items():
+        at = classes if levels.shape[2:] == CELLS else onboard.classes
+        means[name] = [levels[0][:, at == number].mean(1).round().astype(int).tolist() if (at == number).any() else
+                       [0] * levels.shape[1] for number in range(4)]
     monkeypatch.setitem(bundle.document['codec'], 'class_means', means)
-    server = engine.finish(engine.encode(robot), placement, 'never', onboard=everything)
-    assert server.active.all()
-    found = {output.exit.name: output.logits for output in robot.outputs[1:] + server.outputs}
-    assert list(found) == list(expected) == ['exit2', 'exit3', 'final']
-    for name, logits in expected.items():
-        grid = found[name].shape[1:]    # no coarser than 8 pixels
-        logits, allowed = resized(logits[0].numpy(), *grid), 1e-3 if name == 'exit2' else 2e-2
-        assert np.abs(found[name] - logits).max() < allowed * np.abs(logits).max()
-        difference = np.abs(resized(whole[name][0].numpy(), *grid) - logits)
-        assert difference.max() > 0.1 * np.abs(logits).max()    # the tiles' borders matter
+    server = engine.finish(features, placement, onboard=onboard)
+    assert server.window == window and len({*classes[~sent]}) > 1
+
+    outer = widen((1, 4, 3, 7), HALO, CELLS)
+    decode = next(part for part in net.parts if part.kind == 'decode')
+    with torch.no_grad():
+        tensors = net.features(torch.from_numpy(tensor))
+        given = [torch.from_numpy(each[None]) for each in (~sent, classes.astype(np.int64))]
+        restored = decode.module(*[with_means(tensors[name], *given) for name in decode.inputs])
+        found = tail_logits(net, {name: crop(each, outer, CELLS) for name, each in zip(decode.outputs, restored)},
+                            BEHIND)
+        whole_frame = net(torch.from_numpy(tensor), BEHIND)
+    inner = window.inside(Window(*outer))
+    for output in server.outputs:
+        # No coarser than 8 pixels; resizing mixes its outermost values with what lies outside.
+        logits = inner.of(found[output.exit.name][0].numpy(), Window(*outer).size)
+        own, other = (window.of(each, CELLS) for each in (
+            output.logits, resized(whole_frame[output.exit.name][0].numpy(), *output.logits.shape[1:])))
+        expected = resized(logits, *own.shape[1:])
+        largest = np.abs(expected).max()
+        assert np.abs(own - expected)[:, 1:-1, 1:-1].max() < 2e-2 * largest, output.exit.name
+        assert np.abs(other - expected)[:, 1:-1, 1:-1].max() > 0.05 * largest    # what is left out makes a difference
 
 
-BEHIND = ['exit3', 'final']
-
-
-@pytest.mark.parametrize('tile', [None, TILE])
-def test_where_no_cell_is_settled_all_features_pass(net, tile):
+def test_settled_cells_are_those_of_which_an_exit_is_sure(net):
+    """A cell has 2x2 of that exit's pixels, and the class of the first of them."""
     images = torch.rand(2, 3, HEIGHT, WIDTH) * 2 - 1
     with torch.no_grad():
-        found, settled = partial_logits(net, images, BEHIND, 1.1, tile)
-        expected = net(images, BEHIND) if tile is None else tiled_logits(net, images, tile, BEHIND)
-    assert settled.shape == (2, 6, 8) and not settled.any() and list(found) == BEHIND
-    for name, logits in expected.items():
-        torch.testing.assert_close(found[name], logits)
-
-
-def test_settled_cells_are_those_of_which_the_last_exit_before_the_split_is_sure(net):
-    """A cell has 2x2 of that exit's pixels. The order of the exits in the spec says nothing."""
-    images = torch.rand(2, 3, HEIGHT, WIDTH) * 2 - 1
-    shuffled = MultiExitNet({**SPEC, 'exits': [SPEC['exits'][1], SPEC['exits'][2], SPEC['exits'][0]]})
-    shuffled.load_state_dict(net.state_dict())
-    with torch.no_grad():
-        tops = net(images, ['exit2'])['exit2'].softmax(1).max(1).values.reshape(2, 6, 2, 8, 2).amin((2, 4))
-        limit = float(tops.median()) + 1e-4
-        _, settled = partial_logits(net, images, BEHIND, limit)
-        found, again = partial_logits(shuffled.eval(), images, BEHIND, limit)
+        logits = net(images, ['exit2'])['exit2']
+    tops = logits.softmax(1).max(1).values.reshape(2, 6, 2, 8, 2).amin((2, 4))
+    limit = float(tops.median()) + 1e-4
+    settled, classes = settled_cells(logits, CELLS, limit)
     assert torch.equal(settled, tops > limit) and 0.3 < settled.float().mean() < 0.7
-    assert torch.equal(again, settled) and list(found) == BEHIND
+    assert torch.equal(classes, logits.argmax(1)[:, ::2, ::2]) and classes.dtype == torch.int64
+    assert settled_cells(logits, CELLS, -1.0)[0].all() and not settled_cells(logits, CELLS, 1.1)[0].any()
 
 
 def test_settled_cells_have_the_rounded_mean_of_their_class_by_hand():
@@ -153,64 +174,8 @@ def test_settled_cells_have_the_rounded_mean_of_their_class_by_hand():
     settled = torch.tensor([[[True, False]], [[True, True]]])
     classes = torch.tensor([[[0, 1]], [[0, 1]]])
     level = torch.tensor([[[[1.0, 2.0]]], [[[4.0, 8.0]]]])    # means 2.5 and 5
-    assert tiles._with_means(level, settled, classes).tolist() == [[[[2.0, 2.0]]], [[[2.0, 5.0]]]]
+    assert with_means(level, settled, classes).tolist() == [[[[2.0, 2.0]]], [[[2.0, 5.0]]]]
     finer = level.repeat_interleave(2, 2).repeat_interleave(2, 3)
     finer[0, 0, 0, 0] = 9.0    # class 0: (9 + 3 + 16) / 8 = 3.5
-    filled = tiles._with_means(finer, settled, classes)
+    filled = with_means(finer, settled, classes)
     assert filled[0, 0].tolist() == [[4.0, 4.0, 2.0, 2.0]] * 2 and filled[1, 0].tolist() == [[4.0, 4.0, 5.0, 5.0]] * 2
-
-
-def test_features_of_settled_cells_do_not_matter(net, monkeypatch):
-    """All cells are settled: whatever the encoder makes of one image's cells, only its means over a class are seen."""
-    images = torch.rand(1, 3, HEIGHT, WIDTH) * 2 - 1
-    with torch.no_grad():
-        found, settled = partial_logits(net, images, BEHIND, -1.0)
-        classes = net(images, ['exit2'])['exit2'].argmax(1)[:, ::2, ::2]
-        encode, shuffle = net.bottleneck.encode, shuffled_by(classes)
-        monkeypatch.setattr(net.bottleneck, 'encode', lambda *tensors: tuple(map(shuffle, encode(*tensors))))
-        again, _ = partial_logits(net, images, BEHIND, -1.0)
-        whole = net(images, BEHIND)
-    assert settled.all()
-    for name in BEHIND:
-        torch.testing.assert_close(found[name], again[name])
-        assert not torch.allclose(found[name], whole[name], atol=1e-2)
-
-
-def shuffled_by(classes):
-    """Levels whose cells change places within each class."""
-    def shuffle(level):
-        times, changed = level.shape[-1] // classes.shape[-1], level.clone()
-        wide = classes.repeat_interleave(times, 1).repeat_interleave(times, 2)[0]
-        for number in wide.unique():
-            place = wide == number
-            changed[0, :, place] = level[0, :, place].flip(1)
-        assert not torch.equal(changed, level)
-        return changed
-    return shuffle
-
-
-def test_exits_can_be_chosen_and_a_batch_is_cut_image_by_image(net):
-    images = torch.rand(2, 3, HEIGHT, WIDTH) * 2 - 1
-    with torch.no_grad():
-        everything = tiled_logits(net, images, TILE)
-        some = tiled_logits(net, images, TILE, ['exit3'])
-        second = tiled_logits(net, images[1:], TILE, ['exit2', 'final'])
-    assert list(some) == ['exit3'] and list(second) == ['exit2', 'final']
-    torch.testing.assert_close(some['exit3'], everything['exit3'])
-    for name, logits in second.items():
-        torch.testing.assert_close(logits, everything[name][1:], rtol=1e-3, atol=1e-3)
-
-
-def test_a_tile_sees_nothing_of_its_neighbours_but_what_the_first_stage_made(net):
-    """Each tile of the first stage's features alone, through the second stage and the head behind it."""
-    images = torch.rand(1, 3, HEIGHT, WIDTH) * 2 - 1
-    first, second, head = net.parts[0], net.parts[2], net.parts[3]
-    assert (first.kind, second.kind, head.name) == ('stage', 'stage', 'exit2')
-    with torch.no_grad():
-        found = cut(tiled_logits(net, images, TILE, ['exit2'])['exit2'], 2, 2)
-        features = dict(zip(first.outputs, first.module(images)))
-        for index in range(4):
-            tile = {name: cut(tensor, 2, 2)[index:index + 1] for name, tensor in features.items()}
-            tile.update(zip(second.outputs, second.module(*[tile[name] for name in second.inputs])))
-            alone = head.module(*[tile[name] for name in head.inputs])
-            torch.testing.assert_close(found[index:index + 1], alone, rtol=1e-3, atol=1e-3)

@@ -140,11 +140,12 @@ def test_curves_and_temperatures_are_measured_stored_and_copied(tmp_path, monkey
     assert [exit_.temperature for exit_ in Bundle.load(copied).exits] == [exit_.temperature for exit_ in bundle.exits]
 
 
-def test_single_pixels_are_not_copied_without_mean_features_nor_measured_without_tiles(tmp_path):
+def test_single_pixels_are_not_copied_without_mean_features_nor_measured_without_cells(tmp_path):
     pytest.importorskip('torch', reason='torch is not installed (make train-env)')
+    pytest.importorskip('ee_seg_ros.models.torchvision_compat')    # torchmetrics imports torchvision
     pytest.importorskip('torchmetrics', reason='torchmetrics is not installed (make train-env)')
     for name, change in (('bare', lambda document: document['codec'].pop('class_means')),
-                         ('whole', lambda document: document.update(tile=None))):
+                         ('whole', lambda document: document.update(cells=None))):
         folder, = _copies(tmp_path, name)
         path = Path(folder) / 'bundle.json'
         document = json.loads(path.read_text())
@@ -152,7 +153,7 @@ def test_single_pixels_are_not_copied_without_mean_features_nor_measured_without
         path.write_text(json.dumps(document))
     with pytest.raises(BundleError, match='give --statistics, the split that it was trained on'):
         copy_calibration('street', str(tmp_path / 'bare'))
-    with pytest.raises(BundleError, match='has no tiles, which single pixels need'):
+    with pytest.raises(BundleError, match='has no cells, which single pixels need'):
         calibrate(str(tmp_path / 'whole'), 'scenes', None, '5', limit=2, threads=1, statistics='6')
 
 

@@ -109,21 +109,24 @@ def test_statistics_without_a_split_have_no_features():
 def tried(monkeypatch):
     """Fewer settings than the shipped ones, whatever these are."""
     monkeypatch.setattr(fitting, 'EASIEST', (0.8, 0.9, 0.95, 0.99))
-    monkeypatch.setattr(fitting, 'HARDEST', (UNIFORM,))
-    monkeypatch.setattr(fitting, 'TILE_SHARES', (0.0, 0.1, 0.2))
+    monkeypatch.setattr(fitting, 'WORTH', ((0.0, 0.0), (0.0, 0.1), (0.0, 0.2)))
     monkeypatch.setattr(fitting, 'SEND', tuple(
-        (limit, limit, margin) for margin in (0, 1) for limit in (0.8, 0.9, 0.95)))
+        (limit, limit, margin, worth) for worth in (0.0, 0.3) for margin in (0, 1) for limit in (0.8, 0.9, 0.95)))
 
 
 def fit(monkeypatch, outcome, split=True):
-    """What `fit_pixels` stores if `outcome`(criterion, limit, tile share, send, margin) is (mIoU, cost, bytes)."""
+    """What `fit_pixels` stores if `outcome`(criterion, limit, worth, send, margin, send worth) is (mIoU, cost, bytes).
+
+    worth: that of the server's stages; of the uniform rule there is none.
+    """
     bundle = SimpleNamespace(classes=[None] * 3, document={}, split={'after': 'stage1'} if split else None)
     asked = []
 
     def measure(engine, samples, criterion, limits=None):
         pixels = bundle.document['pixels']
-        asked.append((criterion, None if limits is None else float(limits[0]), pixels['tile_share'], pixels['send'][0],
-                      pixels['send_margin']))
+        asked.append((criterion, None if limits is None else float(limits[0]),
+                      pixels['worth'].get('class_threshold', [0, 0])[1], pixels['send'][0], pixels['send_margin'],
+                      pixels['send_worth']))
         return outcome(*asked[-1])
     monkeypatch.setattr(fitting, '_measure', measure)
     reports = []
@@ -132,25 +135,26 @@ def fit(monkeypatch, outcome, split=True):
     return found, asked
 
 
-def losing(per_limit, per_share, per_cell):
-    """mIoU falls with lower limits and larger shares, from 0.7; so do the costs."""
-    def outcome(criterion, limit, share, send, margin):
+def losing(per_limit, per_worth, per_cell, per_send_worth=1.0):
+    """mIoU falls with lower limits and what more has to be worth it, from 0.7; so do the costs."""
+    def outcome(criterion, limit, worth, send, margin, send_worth):
         if criterion == 'never':
-            return 0.7 - per_cell * (1 - min(1, send)) / (1 + margin), 9.0, 1000 * min(1, send) + 40 * margin
+            lost = per_cell * (1 - min(1, send)) / (1 + margin) + per_send_worth * send_worth
+            return 0.7 - lost, 9.0, 1000 * min(1, send) + 40 * margin - 100 * send_worth
         limit = UNIFORM if limit is None else limit
-        return 0.7 - per_limit * (UNIFORM - limit) - per_share * share, 10 * limit - share, 500.0
+        return 0.7 - per_limit * (UNIFORM - limit) - per_worth * worth, 10 * limit - worth, 500.0
     return outcome
 
 
-@pytest.mark.parametrize('per_limit, per_share, easiest, share', [
+@pytest.mark.parametrize('per_limit, per_worth, easiest, worth', [
     (0.0, 0.0, 0.8, 0.2),       # nothing is lost: the cheapest
     (0.03, 0.0, 0.9, 0.2),      # 0.0059 lost at 0.8, 0.0029 at 0.9
-    (0.0, 0.03, 0.8, 0.1),      # 0.006 lost at a share of 0.2
-    (0.02, 0.02, 0.8, 0.0),     # 0.00396 lost there: no room for a share
+    (0.0, 0.03, 0.8, 0.1),      # 0.006 lost at a worth of 0.2
+    (0.02, 0.02, 0.8, 0.0),     # 0.00396 lost there: no room for a worth
     (9.0, 9.0, 0.99, 0.0)])     # each loses more: the one that loses least
-def test_class_limits_are_the_cheapest_within_the_allowance(monkeypatch, per_limit, per_share, easiest, share):
-    found, _ = fit(monkeypatch, losing(per_limit, per_share, 0.0))
-    assert found['fit']['class_threshold']['easiest'] == easiest and found['tile_share'] == share
+def test_class_limits_are_the_cheapest_within_the_allowance(monkeypatch, per_limit, per_worth, easiest, worth):
+    found, _ = fit(monkeypatch, losing(per_limit, per_worth, 0.0))
+    assert found['fit']['class_threshold']['easiest'] == easiest and found['worth'] == {'class_threshold': [0.0, worth]}
     assert found['limits']['uniform'] == [UNIFORM] * 3
     np.testing.assert_allclose(found['limits']['class_threshold'], class_limits(PROBABILITIES, easiest, UNIFORM),
                                atol=1e-6)
@@ -162,16 +166,22 @@ def test_class_limits_are_the_cheapest_within_the_allowance(monkeypatch, per_lim
 def test_as_few_cells_are_sent_as_the_allowance_lets(monkeypatch, per_cell, send, margin):
     """At 0.015 a limit of 0.8 loses 0.003, with a margin 0.0015; where each loses too much, all cells are sent."""
     found, _ = fit(monkeypatch, losing(0.0, 0.0, per_cell))
-    assert found['send'] == [send] * 3 and found['send_margin'] == margin
+    assert (found['send'], found['send_margin'], found['send_worth']) == ([send] * 3, margin, 0.0)
     assert found['fit']['all_cells']['bytes'] == 1000
     assert found['fit']['cells']['easiest'] == send and found['fit']['cells']['margin'] == margin
     assert found['fit']['cells']['miou'] >= found['fit']['all_cells']['miou'] - ALLOWED_LOSS[1]
 
 
+def test_cells_that_are_not_worth_it_stay_where_that_loses_little(monkeypatch):
+    found, _ = fit(monkeypatch, losing(0.0, 0.0, 0.0, 0.001))
+    assert (found['send'], found['send_margin'], found['send_worth']) == ([0.8] * 3, 0, 0.3)
+    assert found['fit']['cells']['worth'] == 0.3 and found['fit']['cells']['bytes'] == 770
+
+
 def test_what_is_tried_is_what_would_be_stored(monkeypatch):
-    """Cells are measured with the tile share that was chosen; ADP-C's limit with whole tiles."""
+    """Cells are measured with the worth that was chosen; ADP-C's limit without any, in all that has not stopped."""
     _, asked = fit(monkeypatch, losing(0.0, 0.03, 0.0))
-    assert asked[0] == ('uniform', None, 0.0, 1.0, 0)
+    assert asked[0] == ('uniform', None, 0, 1.0, 0, 0.0)
     assert {entry[2] for entry in asked if entry[0] == 'never'} == {0.1}
     assert len({entry[:3] for entry in asked if entry[0] == 'class_threshold'}) == 12
 
@@ -182,7 +192,7 @@ def test_without_a_split_there_are_no_cells_to_choose(monkeypatch):
 
 
 class Drawn:
-    """A data set in the classes of the tiny bundles: each tile of a class of its own."""
+    """A data set in the classes of the tiny bundles: each quarter of a class of its own."""
 
     class_names = tuple(f'class{number}' for number in range(CLASSES))
 
@@ -206,9 +216,9 @@ def drawn(monkeypatch):
     monkeypatch.setattr(calibration, 'RESAMPLES', 20)
 
 
-def without_pixels(folder, tile=True):
-    """A tiny bundle as it is exported: it can run on tiles, but nothing says yet which pixels are settled."""
-    path = tiny_bundle(folder, tile=tile)
+def without_pixels(folder, cells=True):
+    """A tiny bundle as it is exported: it can run in windows, but nothing says yet which pixels are settled."""
+    path = tiny_bundle(folder, cells=cells)
     document = json.loads((path / 'bundle.json').read_text())
     for name in ('class_threshold', 'uniform'):
         document['criteria'].pop(name, None)
@@ -224,7 +234,7 @@ def test_calibration_with_statistics_adds_what_single_pixels_need(tmp_path, draw
     pytest.importorskip('torchmetrics', reason='torchmetrics is not installed (make train-env)')
     measured, fixed = (without_pixels(tmp_path / name, name == 'measured') for name in ('measured', 'fixed'))
     calibrate(measured, 'drawn', '.', '1', threads=1, statistics='2')
-    with pytest.raises(BundleError, match='has no tiles, which single pixels need'):
+    with pytest.raises(BundleError, match='has no cells, which single pixels need'):
         calibrate(fixed, 'drawn', '.', '1', 2, threads=1, statistics='2')
     calibrate(fixed, 'drawn', '.', '1', 2, threads=1)
     bundle = Bundle.load(fixed)

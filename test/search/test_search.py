@@ -118,6 +118,7 @@ def test_everything_on_one_computer_can_go_behind_the_split(weights, tmp_path):
     chosen = {'exits': ['final'], 'split': None}
     bundle = Bundle.load(export_chosen(load_network(weights), chosen, tmp_path, 'one', CARD, CLASSES, (96, 80)))
     assert bundle.split is None and {'encode', 'decode'} < set(bundle.stages) and len(bundle.exits) == 1
+    assert bundle.cells is None    # encoder and decoder take whole maps only
     _, samples = samples_of('scenes', None, SPLIT, 1)
     engine = Engine(bundle, threads=1)
     for image, _ in samples:

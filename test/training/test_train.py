@@ -25,8 +25,8 @@ pytest.importorskip('lightning', reason='lightning is not installed (make train-
 
 from ee_seg_ros.data.scenes import StreetDrive  # noqa: E402
 from ee_seg_ros.models.multi_exit import MultiExitNet, add_exits, load_network, save_network  # noqa: E402
+from ee_seg_ros.models.partial import crop, with_means  # noqa: E402
 from ee_seg_ros.models.splits import add_splits  # noqa: E402
-from ee_seg_ros.models.tiles import partial_logits, tiled_logits  # noqa: E402
 from ee_seg_ros.training import stages  # noqa: E402
 from ee_seg_ros.training import train as training  # noqa: E402
 from ee_seg_ros.training.curves import read_metrics  # noqa: E402
@@ -180,8 +180,7 @@ REPLACED = [{'name': 'exit2', 'unit': 10, 'head': {'kind': 'fcn', 'reduction': 4
 
 def test_a_tail_trains_what_lies_behind_its_first_unit_and_the_exits_there(root, tmp_path, first_stage):
     """Units from 8 on, the bottleneck behind unit 10, exit2 with another head, a new exit, the final one."""
-    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='tail', first_unit=8, tile=[2, 2], candidates=REPLACED,
-                          exit_weight=1.0)
+    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='tail', first_unit=8, candidates=REPLACED, exit_weight=1.0)
     before, after = (load_network(path) for path in (
         first_stage, train(recipe, root, tmp_path / 'out', first_stage, threads=1, report=quiet)))
     assert after.exit_names == ('exit1', 'exit2', 'late', 'final')
@@ -206,52 +205,133 @@ def test_the_networks_own_exits_stay_where_none_takes_their_place(tmp_path, firs
         torch.testing.assert_close(module.net.state_dict()[name], tensor)
 
 
-LATE = [{'name': 'exit2', 'unit': 10, 'head': {'kind': 'context', 'width': 8, 'rates': [1, 2], 'skip': True}}]
+LATE = {'name': 'late', 'unit': 14, 'head': {'kind': 'context', 'width': 16, 'rates': [1, 2], 'skip': True}}
+LIGHTER = {**LATE, 'head': {**LATE['head'], 'width': 8}}
 
 
-def test_a_head_that_takes_anothers_place_is_trained_alone_and_learns_from_it(root, tmp_path, first_stage):
-    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='tail', heads_only=True, candidates=LATE)
+@pytest.fixture(scope='module')
+def grown(first_stage, tmp_path_factory):
+    """weights.pt of a network with an exit between the split and the final one."""
+    path = tmp_path_factory.mktemp('grown') / 'weights.pt'
+    save_network(add_exits(load_network(first_stage), [LATE]), path)
+    return path
+
+
+def test_a_head_that_takes_anothers_place_is_trained_alone_and_learns_from_it(root, tmp_path, grown):
+    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='tail', heads_only=True, candidates=[LIGHTER])
     before, after = (load_network(path) for path in (
-        first_stage, train(recipe, root, tmp_path / 'out', first_stage, threads=1, report=quiet)))
+        grown, train(recipe, root, tmp_path / 'out', grown, threads=1, report=quiet)))
     old, new = before.state_dict(), after.state_dict()
-    assert after.exit_names == before.exit_names and after.spec['exits'][-1]['head'] == LATE[0]['head']
+    assert after.exit_names == before.exit_names and after.spec['exits'][-1]['head'] == LIGHTER['head']
     for name in set(old) | set(new):
-        assert name.startswith('exits.exit2.') or torch.equal(old[name], new[name]), name
+        assert name.startswith('exits.late.') or torch.equal(old[name], new[name]), name
     # What fits is taken over, then trained.
-    begun = training._tail(read_recipe(recipe), first_stage, None, torch.zeros(11)).net.state_dict()
-    assert torch.equal(begun['exits.exit2.skip.0.weight'], old['exits.exit2.skip.0.weight'])
-    assert not torch.allclose(new['exits.exit2.skip.0.weight'], old['exits.exit2.skip.0.weight'], atol=1e-6)
-    assert new['exits.exit2.mix.0.weight'].shape != old['exits.exit2.mix.0.weight'].shape
+    begun = training._tail(read_recipe(recipe), grown, None, torch.zeros(11)).net.state_dict()
+    assert torch.equal(begun['exits.late.skip.0.weight'], old['exits.late.skip.0.weight'])
+    assert not torch.allclose(new['exits.late.skip.0.weight'], old['exits.late.skip.0.weight'], atol=1e-6)
+    assert new['exits.late.mix.0.weight'].shape != old['exits.late.mix.0.weight'].shape
 
 
-def test_such_a_head_learns_what_the_one_before_makes_of_whole_features(tmp_path, first_stage, monkeypatch):
-    """Every second step the features of settled cells are missing: there batch norms keep their statistics."""
-    late = [{'name': 'late', 'unit': 14, 'head': {'kind': 'fcn', 'reduction': 8}}]
-    grown, asked = tmp_path / 'grown.pt', []
-    save_network(add_exits(load_network(first_stage), late), grown)
-    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', heads_only=True, candidates=late,
-                                      partial=[0.1, 0.2]))
+def test_all_behind_the_split_learns_to_work_in_windows_and_nothing_else(root, tmp_path, grown):
+    """Statistics of batch norms stay: those of windows, or of missing features, are not what a run sees."""
+    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='tail', window=[0.3, 1.0], partial=[0.1, 0.9])
+    before, after = (load_network(path) for path in (
+        grown, train(recipe, root, tmp_path / 'out', grown, threads=1, report=quiet)))
+    old, new = before.state_dict(), after.state_dict()
+    free = ('exits.late.', 'final.', *(f'units.{unit}.' for unit in range(11, 18)))
+    assert set(old) == set(new) and all(tensor.isfinite().all() for tensor in new.values())
+    for name in old:
+        if not name.startswith(free) or 'running' in name:
+            assert torch.equal(old[name], new[name]), name
+    changed = {name for name in old if not torch.allclose(old[name].float(), new[name].float(), atol=1e-6)}
+    for part in free:
+        assert any(name.startswith(part) for name in changed), part
+
+
+INNER, OUTER, GRID = (1, 3, 2, 5), (0, 4, 1, 6), (4, 6)    # cells of images of 96x64
+
+
+@pytest.mark.parametrize('heads_only', [True, False])
+def test_successors_learn_in_windows_what_whole_maps_of_whole_features_gave(tmp_path, grown, monkeypatch, heads_only):
+    """Four steps: whole, two in a window and without the features of settled cells, one in a window only."""
+    recipe = read_recipe(write_recipe(
+        tmp_path / 'recipe.yaml', stage='tail', window=[0.2, 0.5], partial=[0.1, 0.2],
+        **({'heads_only': True, 'candidates': [LIGHTER]} if heads_only else {})))
     module, teacher = training._tail(recipe, grown, None, torch.zeros(11)), load_network(grown)
-    module.log_dict = lambda losses: None
-    loss = stages.positive_filtering_loss
-    monkeypatch.setattr(stages, 'positive_filtering_loss', lambda *given: asked.append(given) or loss(*given))
+    assert isinstance(module, Successors)
+    names = ['late'] if heads_only else ['late', 'final']
     torch.manual_seed(0)
     images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
-    labels, norm = torch.randint(0, 11, (2, 64, 96), dtype=torch.uint8), module._norms[0]
-    settled = torch.zeros(2, 4, 6, dtype=torch.bool)
-    settled[0, :2] = True
-    monkeypatch.setattr(stages, 'partial_logits', lambda *given: (partial_logits(*given)[0], settled))
-    for step in (0, 1):
+    labels = torch.randint(0, 11, (2, 64, 96), dtype=torch.uint8)
+    settled, classes = torch.zeros(2, *GRID, dtype=torch.bool), torch.zeros(2, *GRID, dtype=torch.int64)
+    settled[0, :2], limits, given, asked = True, [], [], []
+    monkeypatch.setattr(stages, 'settled_cells', lambda logits, size, limit: limits.append(
+        (tuple(logits.shape), tuple(size), limit)) or (settled, classes))
+    monkeypatch.setattr(stages, 'random_window', lambda cells, shares: (cells, list(shares)) == (
+        GRID, recipe.window) and INNER)
+    tail, loss = stages.tail_logits, stages.positive_filtering_loss
+    monkeypatch.setattr(stages, 'tail_logits', lambda net, restored, exits: given.append(restored) or tail(
+        net, restored, exits))
+    monkeypatch.setattr(stages, 'positive_filtering_loss', lambda *each: asked.append(each) or loss(*each))
+    logged = {}
+    module.log_dict = logged.update
+
+    with torch.no_grad():
+        tensors = teacher.features(module._input(images))
+        expected = teacher(module._input(images), names)
+        levels = [with_means(tensors[name], settled, classes) for name in ('low', 'high')]
+        partial = dict(zip(('restored_skip', 'restored10'), teacher.bottleneck.decode(*levels)))
+    kept = torch.full_like(labels, 255)
+    kept[:, 16:48, 32:80] = labels[:, 16:48, 32:80]
+    unsettled = kept.clone()
+    unsettled[0, :32] = 255
+    norm = next(each for each in module._norms if each.track_running_stats)
+    for step, seen in enumerate((labels, unsettled, unsettled, kept)):
+        asked.clear()
         monkeypatch.setattr(Successors, 'global_step', step, raising=False)
         before = norm.running_mean.clone()
-        assert module.training_step((images, labels), 0).requires_grad
-        assert norm.training == (step == 0) and torch.equal(norm.running_mean, before) == (step == 1)
-    whole = teacher(module._input(images), ['late'])['late'].detach()
-    for output, expected, grid, *_ in asked:
-        torch.testing.assert_close(expected, whole, rtol=1e-4, atol=1e-4)
-        assert output.shape == whole.shape
-    assert torch.equal(asked[0][2], labels)
-    assert (asked[1][2][0, :32] == 255).all() and torch.equal(asked[1][2][1], labels[1])
+        total = module.training_step((images, labels), 0)
+        assert total.requires_grad and set(logged) == {f'loss_{name}' for name in names}
+        learns = heads_only and step == 0
+        assert all(each.training == learns for each in module._norms)
+        assert torch.equal(norm.running_mean, before) != learns
+        for name, tensor in (partial if step in (1, 2) else tensors).items():
+            if name in ('restored_skip', 'restored10'):
+                torch.testing.assert_close(given[step][name], crop(tensor, OUTER, GRID) if step else tensor)
+        assert len(asked) == len(names)
+        for name, (output, before, grid, *_) in zip(names, asked):
+            whole = expected[name]
+            torch.testing.assert_close(before, crop(whole, OUTER, GRID) if step else whole, rtol=1e-4, atol=1e-4)
+            assert output.shape == before.shape
+            assert torch.equal(grid, crop(seen, OUTER, GRID) if step else seen)
+    assert [each[:2] for each in limits] == [((2, 11, 8, 12), GRID)] * 2    # by the last exit before the split
+    assert limits[0][2] != limits[1][2] and all(0.1 <= limit <= 0.2 for _, _, limit in limits)
+
+
+def test_windows_have_whole_values_of_the_coarsest_map_behind_the_split(tmp_path, monkeypatch):
+    """A split at stride 8, before the last stride: cells are of 16 pixels all the same, as in the engine."""
+    split, seen = {**NETWORK['split'], 'unit': 6, 'skips': [3]}, []
+    save_network(MultiExitNet({**NETWORK, 'split': split, 'exits': [
+        {'name': 'exit1', 'unit': 5, 'head': {'kind': 'fcn', 'reduction': 4}},
+        {'name': 'exit2', 'unit': 10, 'head': {'kind': 'fcn', 'reduction': 4}}]}), tmp_path / 'early.pt')
+    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', window=[0.2, 0.5]))
+    module = training._tail(recipe, tmp_path / 'early.pt', None, torch.zeros(11))
+    monkeypatch.setattr(stages, 'random_window', lambda cells, shares: seen.append(cells) or INNER)
+    monkeypatch.setattr(Successors, 'global_step', 1, raising=False)
+    module.log_dict = lambda losses: None
+    images, labels = torch.zeros(2, 3, 64, 96, dtype=torch.uint8), torch.zeros(2, 64, 96, dtype=torch.uint8)
+    assert module.training_step((images, labels), 0).isfinite() and seen == [GRID]
+
+
+def test_heads_before_the_split_have_no_part_in_windows(tmp_path, first_stage):
+    """The robot's own exits run on whole features; nor is there a window without a split."""
+    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', heads_only=True, candidates=REPLACED[:1]))
+    with pytest.raises(ValueError, match='for exits behind the split: exit2 is not'):
+        training._tail(recipe, first_stage, None, torch.zeros(11))
+    save_network(MultiExitNet({**NETWORK, 'split': None, 'skip': 6}), tmp_path / 'unsplit.pt')
+    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', window=[0.2, 0.5]))
+    with pytest.raises(ValueError, match='for exits behind the split: exit1, exit2, final are not'):
+        training._tail(recipe, tmp_path / 'unsplit.pt', None, torch.zeros(11))
 
 
 def test_a_head_without_one_before_has_nobody_to_learn_from(tmp_path, first_stage):
@@ -261,14 +341,11 @@ def test_a_head_without_one_before_has_nobody_to_learn_from(tmp_path, first_stag
         training._tail(recipe, first_stage, None, torch.zeros(11))
 
 
-def test_a_tail_sees_tiles_every_second_step_and_the_final_exit_every_second_pair(tmp_path, first_stage, monkeypatch):
+def test_a_tail_sees_the_final_exit_in_every_second_pair_of_steps(tmp_path, first_stage, monkeypatch):
     seen, net = [], load_network(first_stage)
-    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', first_unit=8, tile=[2, 2]))
-    module = Tail(net, recipe, None)
+    module = Tail(net, read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', first_unit=8)), None)
     forward = net.forward
-    monkeypatch.setattr(net, 'forward', lambda images, exits: seen.append(('whole', *exits)) or forward(images, exits))
-    monkeypatch.setattr(stages, 'tiled_logits', lambda net, images, tile, exits: seen.append(
-        (tuple(tile), *exits)) or tiled_logits(net, images, tile, exits))
+    monkeypatch.setattr(net, 'forward', lambda images, exits: seen.append(tuple(exits)) or forward(images, exits))
     torch.manual_seed(0)
     images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     labels = torch.randint(0, 11, (2, 64, 96), dtype=torch.uint8)
@@ -277,46 +354,11 @@ def test_a_tail_sees_tiles_every_second_step_and_the_final_exit_every_second_pai
     for step in range(5):
         monkeypatch.setattr(Tail, 'global_step', step, raising=False)
         total = module.training_step((images, labels), 0)
-    assert seen == [('whole', 'exit2', 'final'), ((2, 2), 'exit2', 'final'), ('whole', 'exit2'), ((2, 2), 'exit2'),
-                    ('whole', 'exit2', 'final')]
+    assert seen == [('exit2', 'final'), ('exit2', 'final'), ('exit2',), ('exit2',), ('exit2', 'final')]
     torch.testing.assert_close(total.detach(), losses['loss_final'] + 0.5 * losses['loss_exit2'])
 
 
-def test_a_tail_learns_to_do_without_the_features_of_settled_cells(tmp_path, first_stage, monkeypatch):
-    """In two steps of four, one of them on tiles; what the robot's label stays for has no say in the loss."""
-    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', first_unit=11, tile=[2, 2],
-                                      partial=[0.4, 0.6], candidates=REPLACED[1:]))
-    module = training._tail(recipe, first_stage, None, torch.zeros(11))
-    seen, limits, settled = [], [], torch.zeros(2, 4, 6, dtype=torch.bool)
-    settled[0, :2] = True
-
-    def partial(net, images, exits, limit, tile):
-        seen.append(('partial', tile and tuple(tile), *exits))
-        limits.append(limit)
-        return partial_logits(net, images, exits, limit, tile)[0], settled
-    monkeypatch.setattr(stages, 'partial_logits', partial)
-    asked, loss = [], stages.exit_loss
-    monkeypatch.setattr(stages, 'exit_loss', lambda logits, labels, *more: asked.append(labels) or loss(
-        logits, labels, *more))
-    torch.manual_seed(0)
-    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
-    labels = torch.randint(0, 11, (2, 64, 96), dtype=torch.uint8)
-    module.log_dict = lambda losses: None
-    for step in range(5):
-        monkeypatch.setattr(Tail, 'global_step', step, raising=False)
-        asked.clear()
-        assert module.training_step((images, labels), 0).isfinite()
-        for given in asked:
-            if step in (1, 2):
-                assert (given[0, :32] == 255).all() and torch.equal(given[0, 32:], labels[0, 32:])
-                assert torch.equal(given[1], labels[1])
-            else:
-                assert torch.equal(given, labels)
-    assert seen == [('partial', (2, 2), 'late', 'final'), ('partial', None, 'late')]
-    assert len(set(limits)) == 2 and all(0.4 <= limit <= 0.6 for limit in limits)
-
-
-def test_a_tail_without_tiles_or_exits_trains_the_final_one_in_every_step(tmp_path, first_stage, monkeypatch):
+def test_a_tail_without_exits_trains_the_final_one_in_every_step(tmp_path, first_stage, monkeypatch):
     net = load_network(first_stage)
     module = Tail(net, read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail')), None)
     seen, forward = [], net.forward
@@ -349,12 +391,6 @@ def test_several_processes_expect_exits_to_be_left_out_where_they_are(tmp_path):
                             ('tail', 'ddp_find_unused_parameters_true')):
         recipe = read_recipe(write_recipe(tmp_path / f'{stage}.yaml', stage=stage))
         assert training._strategy(recipe, 2, 1) == expected
-
-
-def test_tiles_that_do_not_fit_the_images_are_said(root, tmp_path, first_stage):
-    recipe = write_recipe(tmp_path / 'recipe.yaml', stage='tail', first_unit=8, tile=[3, 4])
-    with pytest.raises(ValueError, match='a map of 6x4 cells has no whole number of tiles of 4x3'):
-        train(recipe, root, tmp_path / 'out', first_stage, threads=1, report=quiet)
 
 
 def test_stage_2_trains_split_candidates_beside_the_heads(root, tmp_path, first_stage):
@@ -448,8 +484,15 @@ def test_later_stages_need_weights_of_an_earlier_one(stage, root, tmp_path):
     ({'splits': SPLITS}, 'trained in stage heads'),
     ({'stage': 'tail', 'candidates': [{'unit': 7, 'head': {'kind': 'fcn'}}]}, 'candidate of stage tail needs a name'),
     ({'stage': 'tail', 'heads_only': True}, 'heads_only trains the heads of `candidates`, which it needs'),
-    ({'stage': 'tail', 'tile': [4]}, 'tile is .4.: expected two positive numbers'),
-    ({'stage': 'heads', 'tile': [3, 4]}, 'first_unit, tile, partial and heads_only are for stage tail, not heads'),
+    ({'stage': 'tail', 'window': [0.5]}, 'window is .0.5.: expected two numbers in 0..1, the lower one first'),
+    ({'stage': 'tail', 'window': [0.5, 0.2]}, 'window is .0.5, 0.2.: expected'),
+    ({'stage': 'tail', 'window': 0.5}, 'window is 0.5: expected'),
+    ({'stage': 'tail', 'window': [0.2, 0.5], 'partial': [0.5, 1.5]}, 'partial is .0.5, 1.5.: expected'),
+    ({'stage': 'tail', 'partial': [0.5, 0.9]}, 'partial goes with window or heads_only'),
+    ({'stage': 'tail', 'window': [0.2, 0.5], 'first_unit': 11}, 'say themselves what they train: leave first_unit out'),
+    ({'stage': 'tail', 'window': [0.2, 0.5], 'candidates': [CANDIDATES[1]]}, 'leave candidates out, or set heads_only'),
+    ({'stage': 'tail', 'tile': [3, 4]}, 'unknown keys tile'),
+    ({'stage': 'heads', 'window': [0.2, 0.5]}, 'first_unit, window, partial and heads_only are for stage tail, not h'),
     ({'stage': 'tail', 'splits': SPLITS}, 'trained in stage heads; stage tail trains the one split'),
     ({'phases': [{'steps': 1}]}, 'a phase has the keys'), ({'phases': []}, 'at least one phase'),
     ({'phases': [{**PHASES[0], 'steps': 0}]}, '1 or more steps'), ({'warmup_steps': 0}, 'no warm-up')])
