@@ -83,7 +83,8 @@ def dilate(blocks: nn.Module, rate: int) -> None:
 def cut_hidden(units: nn.ModuleList, unit: int, kept: Iterable) -> None:
     """Leave the inverted residual block `unit` of MobileNetV2 only the hidden channels `kept` (indices), in place.
 
-    Raises ValueError for a unit that is no such block, or does not widen, and where none or more than it has would be left.
+    Raises ValueError for a unit that is no such block, or does not widen, and where none, or more than it has, would be
+    left.
     """
     block, kept = units[unit] if 0 <= unit < len(units) else None, list(kept)
     if not isinstance(block, torchvision.models.mobilenetv2.InvertedResidual) or len(block.conv) < 4:

@@ -68,8 +68,8 @@ def prune(net: MultiExitNet, pruned: list, images: Callable[[], Iterable],
 
     pruned: list of {unit, hidden}, how many channels are left to which block. images: called once per block; gives the
     same network inputs each time, float32 (N, 3, H, W), such as the network was trained on. report: called with a line
-    per block. Raises ValueError for a unit that is no such block, or that has fewer channels than that. With as many, the
-    block is only fitted anew, to make up for those before it.
+    per block. A block that keeps all of its channels is only fitted anew, to make up for those before it. Raises
+    ValueError for a unit that is no such block, or that has fewer channels than that.
     """
     backbone = {**net.spec['backbone'], 'pruned': sorted(
         [entry for entry in net.spec['backbone'].get('pruned', ()) if entry['unit'] not in
