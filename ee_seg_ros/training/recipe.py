@@ -41,7 +41,8 @@ class Recipe:
     window: of stage `tail`: [lowest, highest] share of a map's cells, drawn anew each time, of the windows in which
     what lies behind the split learns to give what it gave for whole maps; see `stages.Successors`. partial: with window
     or heads_only: [lowest, highest] probability above which a pixel is settled, where it shall learn to do without the
-    features of settled cells.
+    features of settled cells. teachers: with window or heads_only: exits of the network before, the mean of whose
+    logits is to be learned by all that is trained (default: of each exit its own).
     experts: of stage `experts`: families of distortions (`data.distortions.FAMILIES`), each of which gets heads of its
     own; expert_exits: at these exits (default: all before the split). expert_head: what these heads have besides the
     exits' own, with whose weights they begin, such as {adapt: 1}. clean_share: of the samples that stay undistorted.
@@ -67,6 +68,7 @@ class Recipe:
     heads_only: bool = False
     window: list = field(default_factory=list)
     partial: list = field(default_factory=list)
+    teachers: list = field(default_factory=list)
     experts: list = field(default_factory=list)
     expert_exits: list = field(default_factory=list)
     expert_head: dict = field(default_factory=dict)
@@ -156,8 +158,8 @@ def make_recipe(content: dict, path: str | Path) -> Recipe:
 def _check_tail(recipe, path):
     """What only stage `tail` takes."""
     if recipe.stage != 'tail':
-        if recipe.window or recipe.partial or recipe.first_unit is not None or recipe.heads_only:
-            raise ValueError(f'{path}: first_unit, window, partial and heads_only are for stage tail, not '
+        if recipe.window or recipe.partial or recipe.teachers or recipe.first_unit is not None or recipe.heads_only:
+            raise ValueError(f'{path}: first_unit, window, partial, teachers and heads_only are for stage tail, not '
                              f'{recipe.stage}')
         return
     if recipe.heads_only and not recipe.candidates:
@@ -166,8 +168,8 @@ def _check_tail(recipe, path):
         raise ValueError(f'{path}: window trains the exits that there are: leave candidates out, or set heads_only')
     if (recipe.window or recipe.heads_only) and recipe.first_unit is not None:
         raise ValueError(f'{path}: window and heads_only say themselves what they train: leave first_unit out')
-    if recipe.partial and not (recipe.window or recipe.heads_only):
-        raise ValueError(f'{path}: partial goes with window or heads_only')
+    if (recipe.partial or recipe.teachers) and not (recipe.window or recipe.heads_only):
+        raise ValueError(f'{path}: partial and teachers go with window or heads_only')
     nameless = [entry for entry in recipe.candidates if not entry.get('name')]
     if nameless:
         raise ValueError(f'{path}: a candidate of stage tail needs a name, that of the exit it takes the place of or a '

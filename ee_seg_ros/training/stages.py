@@ -141,10 +141,11 @@ class Successors(Frozen):
     """Exits that learn to give what those of the network before give (`positive_filtering_loss`), from less.
 
     With `heads_only` lighter heads of `candidates`, which take the place of others behind the split; else all that lies
-    behind it. What is to be learned is the former output for whole maps of whole features. With `window` three of four
+    behind it. What is to be learned is the former output for whole maps of whole features: each exit's own, or the mean
+    logits of the recipe's `teachers`. With `window` three of four
     iterations see a window of the cells only, with a halo that does not count, and with `partial` in two of four only
-    the features of unsettled cells pass the split; batch norms take no statistics from these, and none at all where
-    units train.
+    the features of unsettled cells pass the split; batch norms take no statistics from these, and none at all with
+    `window`.
     predecessor: the network before.
     """
 
@@ -157,6 +158,10 @@ class Successors(Frozen):
         if before:
             raise ValueError(f'heads_only and window are for exits behind the split: {", ".join(before)} '
                              f"{'is' if len(before) == 1 else 'are'} not")
+        unknown = sorted(set(recipe.teachers) - set(predecessor.exit_names))
+        if unknown:
+            raise ValueError(f"teachers: there is no exit {', '.join(unknown)} in the network before (it has "
+                             f"{', '.join(predecessor.exit_names)})")
         heads = [net.final if name == FINAL else net.exits[name] for name in self._exits]
         super().__init__(net, recipe, weights, tuple(heads if recipe.heads_only else [*net.units[split + 1:], *heads]))
         self._before = [predecessor.eval().requires_grad_(False)]    # in a list it is no module of this one
@@ -175,11 +180,10 @@ class Successors(Frozen):
         recipe, step = self.recipe, self.global_step
         window, partial = bool(recipe.window) and step % 4 != 0, bool(recipe.partial) and step % 4 in (1, 2)
         for norm in self._norms:
-            norm.train(recipe.heads_only and not (window or partial))
+            norm.train(recipe.heads_only and not (recipe.window or partial))
         with torch.no_grad():
             tensors = self._before[0].features(self._input(images))
-            expected = {part.name: part.module(*[tensors[name] for name in part.inputs])
-                        for part in self._before[0].parts if part.name in self._exits}
+            expected = self._expected(tensors)
             restored, labels = self._restored(tensors, labels, partial)
             if window:
                 restored, expected, labels = self._in_window(restored, expected, labels)
@@ -188,6 +192,15 @@ class Successors(Frozen):
             recipe.distillation_temperature) for name, output in tail_logits(self.net, restored, self._exits).items()}
         self.log_dict({f'loss_{name}': loss.detach() for name, loss in losses.items()})
         return sum(losses.values())
+
+    def _expected(self, tensors):
+        """Logits that each exit shall give, from the features of the network before."""
+        teachers = self.recipe.teachers or self._exits
+        found = {part.name: part.module(*[tensors[name] for name in part.inputs])
+                 for part in self._before[0].parts if part.name in teachers}
+        if not self.recipe.teachers:
+            return found
+        return dict.fromkeys(self._exits, sum(found.values()) / len(found))
 
     def _restored(self, tensors, labels, partial):
         """(what is restored behind the split, labels), both without settled cells where these are not to pass it."""

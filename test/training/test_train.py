@@ -292,9 +292,7 @@ def test_successors_learn_in_windows_what_whole_maps_of_whole_features_gave(tmp_
         before = norm.running_mean.clone()
         total = module.training_step((images, labels), 0)
         assert total.requires_grad and set(logged) == {f'loss_{name}' for name in names}
-        learns = heads_only and step == 0
-        assert all(each.training == learns for each in module._norms)
-        assert torch.equal(norm.running_mean, before) != learns
+        assert not any(each.training for each in module._norms) and torch.equal(norm.running_mean, before)
         for name, tensor in (partial if step in (1, 2) else tensors).items():
             if name in ('restored_skip', 'restored10'):
                 torch.testing.assert_close(given[step][name], crop(tensor, OUTER, GRID) if step else tensor)
@@ -306,6 +304,26 @@ def test_successors_learn_in_windows_what_whole_maps_of_whole_features_gave(tmp_
             assert torch.equal(grid, crop(seen, OUTER, GRID) if step else seen)
     assert [each[:2] for each in limits] == [((2, 11, 8, 12), GRID)] * 2    # by the last exit before the split
     assert limits[0][2] != limits[1][2] and all(0.1 <= limit <= 0.2 for _, _, limit in limits)
+
+
+def test_the_mean_of_several_outputs_may_teach(tmp_path, grown, monkeypatch):
+    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', heads_only=True, candidates=[LIGHTER],
+                                      teachers=['late', 'final']))
+    module, asked = training._tail(recipe, grown, None, torch.zeros(11)), []
+    loss = stages.positive_filtering_loss
+    monkeypatch.setattr(stages, 'positive_filtering_loss', lambda *each: asked.append(each[1]) or loss(*each))
+    monkeypatch.setattr(Successors, 'global_step', 0, raising=False)
+    module.log_dict = dict
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    module.training_step((images, torch.zeros(2, 64, 96, dtype=torch.uint8)), 0)
+    with torch.no_grad():
+        late, final = load_network(grown)(module._input(images), ['late', 'final']).values()
+    assert not torch.allclose(late, final)
+    torch.testing.assert_close(asked[0], (late + final) / 2, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match='teachers: there is no exit other in the network before'):
+        training._tail(read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', heads_only=True,
+                                                candidates=[LIGHTER], teachers=['other'])),
+                       grown, None, torch.zeros(11))
 
 
 def test_windows_have_whole_values_of_the_coarsest_map_behind_the_split(tmp_path, monkeypatch):
