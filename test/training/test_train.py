@@ -510,7 +510,7 @@ def test_later_stages_need_weights_of_an_earlier_one(stage, root, tmp_path):
     ({'stage': 'tail', 'window': [0.2, 0.5], 'first_unit': 11}, 'say themselves what they train: leave first_unit out'),
     ({'stage': 'tail', 'window': [0.2, 0.5], 'candidates': [CANDIDATES[1]]}, 'leave candidates out, or set heads_only'),
     ({'stage': 'tail', 'tile': [3, 4]}, 'unknown keys tile'),
-    ({'stage': 'heads', 'window': [0.2, 0.5]}, 'first_unit, window, partial, teachers and heads_only are for stage tail'),
+    ({'stage': 'heads', 'window': [0.2, 0.5]}, 'first_unit, window, partial, teachers and heads_only are for stage'),
     ({'stage': 'tail', 'splits': SPLITS}, 'trained in stage heads; stage tail trains the one split'),
     ({'phases': [{'steps': 1}]}, 'a phase has the keys'), ({'phases': []}, 'at least one phase'),
     ({'phases': [{**PHASES[0], 'steps': 0}]}, '1 or more steps'), ({'warmup_steps': 0}, 'no warm-up')])
