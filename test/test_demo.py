@@ -104,7 +104,7 @@ def done(bag, tmp_path_factory):
     (out / 'drive.gif').write_text('of an earlier run')
     (out / 'recording/mine.txt').write_text('not ours')
     command = [sys.executable, '-m', 'ee_seg_ros.cli', 'demo', '--source', f'{bag}:/camera/image', '--frames', '50',
-               '--rate', '1.5', '--criterion', 'never', '--distort', 'noise:20', '--out', str(out)]
+               '--rate', '1.5', '--criterion', 'never', '--distort', 'noise:10', '--out', str(out)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE), out
 
 
@@ -122,7 +122,7 @@ def test_the_demo_succeeds_and_says_what_it_measured(done):
     assert summary['bytes_per_forwarded_frame'] > 1000 and summary['jpeg_bytes'] > summary['webp_bytes'] > 1000
     assert {'mask', 'refined', 'final'} == set(summary['miou'])
     assert all(0.1 < value < 1 for value in summary['miou'].values())
-    assert summary['distort'] == 'noise:20'
+    assert summary['distort'] == 'noise:10'
     assert summary['criterion'] == 'never' and sum(summary['final_sources'].values()) == pytest.approx(1)
     assert 'image to refined mask' in process.stdout and 'final masks: 6 of 6' in process.stdout
 

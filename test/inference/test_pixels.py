@@ -82,7 +82,7 @@ def test_pixels_of_cells_that_are_not_sent():
 def test_the_robots_classes_over_the_content():
     classes = np.arange(24, dtype=np.uint8).reshape(4, 6)
     before = classes_before(OnboardMap(classes), Placement(100, 50, 33, 24))    # 33 pixels reach into a fifth cell
-    np.testing.assert_array_equal(before.grid_classes, classes[:3, :5])
+    np.testing.assert_array_equal(before.sampled_classes, classes[:3:2, :5:2])    # every 16th pixel
 
 
 def test_class_logits_say_the_robots_class_and_little_else():

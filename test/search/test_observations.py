@@ -53,7 +53,7 @@ def test_scores_and_matrices_are_those_of_the_evaluation(engine, observed):
 def test_any_two_exits_can_be_compared(observed):
     """Across what lies between them, over the image's content only."""
     share = observed.score('region_change', 0, 4)
-    for image, rows in enumerate((6, 3, 6)):
+    for image, rows in enumerate((3, 2, 3)):    # of every 16th pixel
         before, now = observed.grids[image, [0, 4], :rows]
         assert share[image] == np.mean(before != now)
 
