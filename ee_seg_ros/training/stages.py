@@ -200,7 +200,10 @@ class Successors(Frozen):
                  for part in self._before[0].parts if part.name in teachers}
         if not self.recipe.teachers:
             return found
-        return dict.fromkeys(self._exits, sum(found.values()) / len(found))
+        size = max(tuple(logits.shape[-2:]) for logits in found.values())
+        mean = sum(functional.interpolate(logits, size=size, mode='bilinear', align_corners=False)
+                   for logits in found.values()) / len(found)
+        return dict.fromkeys(self._exits, mean)
 
     def _restored(self, tensors, labels, partial):
         """(what is restored behind the split, labels), both without settled cells where these are not to pass it."""
