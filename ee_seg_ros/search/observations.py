@@ -28,7 +28,7 @@ from ee_seg_ros.inference.pixels import OnboardMap
 
 SINGLE = tuple(name for name, rule in CRITERIA.items() if rule.score and rule.first == 0 and not rule.needs)
 PAIRED = tuple(name for name, rule in CRITERIA.items() if rule.score and rule.first == 1 and not rule.needs)
-_OUTSIDE = 255    # of the grid: beyond the image's content
+_OUTSIDE = 255    # of a class map: beyond the image's content
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Candidates:
 
     names (k,) in order of depth; places int (k,): exits behind the same unit share a number, which grows with depth;
     onboard bool (k,): before the split. matrices int64 (n, k, C, C + 1), see `metrics.confusion`. grids uint8
-    (n, k, rows, columns): class maps on the criteria's grid, 255 outside the image. single: criterion -> (n, k) score
+    (n, k, rows, columns): class maps of every 16th pixel, 255 outside the image. single: criterion -> (n, k) score
     of the criteria that look at one exit. payloads (n,): bytes of the features; 0 where there is no split.
     """
 
