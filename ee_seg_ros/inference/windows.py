@@ -43,7 +43,10 @@ class Window:
         return self.bottom - self.top, self.right - self.left
 
     def of(self, array: np.ndarray, cells: tuple) -> np.ndarray:
-        """The view of a map (..., H, W) in this window of a map of (height, width) cells; H, W: multiples of these."""
+        """The view of a map (..., H, W) in this window of a map of (height, width) cells; H, W: multiples of these.
+
+        Of an array, or in training of a tensor.
+        """
         rows, columns = array.shape[-2] // cells[0], array.shape[-1] // cells[1]
         return array[..., self.top * rows:self.bottom * rows, self.left * columns:self.right * columns]
 

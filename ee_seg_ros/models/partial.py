@@ -17,11 +17,12 @@ from collections.abc import Iterable
 import torch
 from torch.nn import functional
 
+from ee_seg_ros.inference.windows import Window
 from ee_seg_ros.models.multi_exit import MultiExitNet
 
 
-def random_window(cells: tuple, shares: tuple) -> tuple:
-    """(top, bottom, left, right) in cells of a window of some share of a map of (height, width) cells.
+def random_window(cells: tuple, shares: tuple) -> Window:
+    """A window of some share of a map of (height, width) cells.
 
     shares: (lowest, highest), of which one is drawn. How much of the share is height is drawn, too, from torch's
     generator; such a window is anywhere in the map.
@@ -30,20 +31,7 @@ def random_window(cells: tuple, shares: tuple) -> tuple:
     share = shares[0] + share * (shares[1] - shares[0])
     lengths = [max(1, min(size, round(size * share ** power))) for size, power in zip(cells, (part, 1 - part))]
     top, left = (round(place * (size - length)) for place, size, length in zip((down, right), cells, lengths))
-    return top, top + lengths[0], left, left + lengths[1]
-
-
-def widen(window: tuple, halo: int, cells: tuple) -> tuple:
-    """A window with `halo` cells around it, as far as there are any."""
-    top, bottom, left, right = window
-    return max(top - halo, 0), min(bottom + halo, cells[0]), max(left - halo, 0), min(right + halo, cells[1])
-
-
-def crop(tensor: torch.Tensor, window: tuple, cells: tuple) -> torch.Tensor:
-    """The part of a map (N, ..., H, W) in a window of a map of (height, width) cells; H, W: multiples of these."""
-    rows, columns = (size // count for size, count in zip(tensor.shape[-2:], cells))
-    top, bottom, left, right = window
-    return tensor[..., top * rows:bottom * rows, left * columns:right * columns]
+    return Window(top, top + lengths[0], left, left + lengths[1])
 
 
 def settled_cells(logits: torch.Tensor, size: tuple, limit: float) -> tuple:

@@ -21,9 +21,9 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ee_seg_ros.data.labelled import UNLABELLED
-from ee_seg_ros.inference.windows import HALO
+from ee_seg_ros.inference.windows import HALO, whole
 from ee_seg_ros.models.multi_exit import DEFAULT_INPUT, FINAL, MultiExitNet
-from ee_seg_ros.models.partial import crop, random_window, settled_cells, tail_logits, widen, with_means
+from ee_seg_ros.models.partial import random_window, settled_cells, tail_logits, with_means
 from ee_seg_ros.models.splits import start_bottleneck
 from ee_seg_ros.training.losses import exit_loss, positive_filtering_loss
 from ee_seg_ros.training.recipe import Recipe
@@ -223,11 +223,11 @@ class Successors(Frozen):
         """The same three in a window; its halo has no labels, for nothing is taken from there."""
         cells = tuple(size // self.net.stride for size in labels.shape[-2:])    # of the coarsest map
         inner = random_window(cells, self.recipe.window)
-        outer, kept = widen(inner, HALO, cells), torch.full_like(labels, UNLABELLED)
-        crop(kept, inner, cells)[:] = crop(labels, inner, cells)
-        restored, expected = ({name: crop(tensor, outer, cells) for name, tensor in each.items()}
+        outer, kept = inner.widened(HALO, whole(cells)), torch.full_like(labels, UNLABELLED)
+        inner.of(kept, cells)[:] = inner.of(labels, cells)
+        restored, expected = ({name: outer.of(tensor, cells) for name, tensor in each.items()}
                               for each in (restored, expected))
-        return restored, expected, crop(kept, outer, cells)
+        return restored, expected, outer.of(kept, cells)
 
 
 class Heads(Frozen):

@@ -12,6 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """What lies behind the split on part of a frame, as it is trained: by hand, and against what the engine computes."""
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 
@@ -26,14 +28,7 @@ from ee_seg_ros.inference.pixels import OnboardMap, resized  # noqa: E402
 from ee_seg_ros.inference.windows import HALO, Window, whole  # noqa: E402
 from ee_seg_ros.models.export import export  # noqa: E402
 from ee_seg_ros.models.multi_exit import MultiExitNet  # noqa: E402
-from ee_seg_ros.models.partial import (  # noqa: E402
-    crop,
-    random_window,
-    settled_cells,
-    tail_logits,
-    widen,
-    with_means,
-)
+from ee_seg_ros.models.partial import random_window, settled_cells, tail_logits, with_means  # noqa: E402
 
 WIDTH, HEIGHT, CELLS = 128, 96, (6, 8)    # cells of 16 pixels
 BEHIND = ['exit3', 'final']
@@ -80,7 +75,7 @@ def image():
 
 @pytest.mark.parametrize('shares', [(0.2, 0.2), (0.1, 0.9), (1.0, 1.0)])
 def test_random_windows_have_about_that_share_and_lie_anywhere(shares):
-    windows = [random_window((21, 28), shares) for _ in range(200)]
+    windows = [astuple(random_window((21, 28), shares)) for _ in range(200)]
     for top, bottom, left, right in windows:
         assert 0 <= top < bottom <= 21 and 0 <= left < right <= 28
     areas = np.array([(bottom - top) * (right - left) / (21 * 28) for top, bottom, left, right in windows])
@@ -94,12 +89,12 @@ def test_random_windows_have_about_that_share_and_lie_anywhere(shares):
         assert set(windows) == {(0, 21, 0, 28)}
 
 
-def test_windows_in_training_are_those_of_the_engine():
+def test_a_window_of_a_tensor_is_that_of_an_array():
     array, window = np.arange(2 * 12 * 16).reshape(1, 2, 12, 16), Window(1, 4, 5, 8)
-    np.testing.assert_array_equal(crop(torch.from_numpy(array), (1, 4, 5, 8), CELLS), window.of(array, CELLS))
-    for halo in (0, 1, 2, 9):
-        around = window.widened(halo, whole(CELLS))
-        assert widen((1, 4, 5, 8), halo, CELLS) == (around.top, around.bottom, around.left, around.right)
+    found = window.of(torch.from_numpy(array), CELLS)
+    np.testing.assert_array_equal(found, window.of(array, CELLS))
+    found[:] = -1    # a view of it
+    assert (array == -1).sum() == found.numel()
 
 
 def test_exits_behind_the_split_from_what_is_restored(net):
@@ -135,19 +130,19 @@ def test_what_training_sees_in_a_window_is_what_the_engine_computes_there(engine
     server = engine.finish(features, placement, onboard=onboard)
     assert server.window == window and len({*classes[~sent]}) > 1
 
-    outer = widen((1, 4, 3, 7), HALO, CELLS)
+    outer = window.widened(HALO, whole(CELLS))
     decode = next(part for part in net.parts if part.kind == 'decode')
     with torch.no_grad():
         tensors = net.features(torch.from_numpy(tensor))
         given = [torch.from_numpy(each[None]) for each in (~sent, classes.astype(np.int64))]
         restored = decode.module(*[with_means(tensors[name], *given) for name in decode.inputs])
-        found = tail_logits(net, {name: crop(each, outer, CELLS) for name, each in zip(decode.outputs, restored)},
+        found = tail_logits(net, {name: outer.of(each, CELLS) for name, each in zip(decode.outputs, restored)},
                             BEHIND)
         whole_frame = net(torch.from_numpy(tensor), BEHIND)
-    inner = window.inside(Window(*outer))
+    inner = window.inside(outer)
     for output in server.outputs:
         # No coarser than 8 pixels; resizing mixes its outermost values with what lies outside.
-        logits = inner.of(found[output.exit.name][0].numpy(), Window(*outer).size)
+        logits = inner.of(found[output.exit.name][0].numpy(), outer.size)
         own, other = (window.of(each, CELLS) for each in (
             output.logits, resized(whole_frame[output.exit.name][0].numpy(), *output.logits.shape[1:])))
         expected = resized(logits, *own.shape[1:])

@@ -24,8 +24,9 @@ pytest.importorskip('ee_seg_ros.training', reason='torchvision is not installed 
 pytest.importorskip('lightning', reason='lightning is not installed (make train-env)')
 
 from ee_seg_ros.data.scenes import StreetDrive  # noqa: E402
+from ee_seg_ros.inference.windows import Window  # noqa: E402
 from ee_seg_ros.models.multi_exit import MultiExitNet, add_exits, load_network, save_network  # noqa: E402
-from ee_seg_ros.models.partial import crop, with_means  # noqa: E402
+from ee_seg_ros.models.partial import with_means  # noqa: E402
 from ee_seg_ros.models.splits import add_splits  # noqa: E402
 from ee_seg_ros.training import stages  # noqa: E402
 from ee_seg_ros.training import train as training  # noqa: E402
@@ -248,7 +249,7 @@ def test_all_behind_the_split_learns_to_work_in_windows_and_nothing_else(root, t
         assert any(name.startswith(part) for name in changed), part
 
 
-INNER, OUTER, GRID = (1, 3, 2, 5), (0, 4, 1, 6), (4, 6)    # cells of images of 96x64
+INNER, OUTER, GRID = Window(1, 3, 2, 5), Window(0, 4, 1, 6), (4, 6)    # cells of images of 96x64
 
 
 @pytest.mark.parametrize('heads_only', [True, False])
@@ -295,13 +296,13 @@ def test_successors_learn_in_windows_what_whole_maps_of_whole_features_gave(tmp_
         assert not any(each.training for each in module._norms) and torch.equal(norm.running_mean, before)
         for name, tensor in (partial if step in (1, 2) else tensors).items():
             if name in ('restored_skip', 'restored10'):
-                torch.testing.assert_close(given[step][name], crop(tensor, OUTER, GRID) if step else tensor)
+                torch.testing.assert_close(given[step][name], OUTER.of(tensor, GRID) if step else tensor)
         assert len(asked) == len(names)
         for name, (output, before, grid, *_) in zip(names, asked):
             whole = expected[name]
-            torch.testing.assert_close(before, crop(whole, OUTER, GRID) if step else whole, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(before, OUTER.of(whole, GRID) if step else whole, rtol=1e-4, atol=1e-4)
             assert output.shape == before.shape
-            assert torch.equal(grid, crop(seen, OUTER, GRID) if step else seen)
+            assert torch.equal(grid, OUTER.of(seen, GRID) if step else seen)
     assert [each[:2] for each in limits] == [((2, 11, 8, 12), GRID)] * 2    # by the last exit before the split
     assert limits[0][2] != limits[1][2] and all(0.1 <= limit <= 0.2 for _, _, limit in limits)
 
