@@ -28,11 +28,11 @@ from ee_seg_ros.inference.engine import Engine  # noqa: E402
 from ee_seg_ros.inference.features import pack, unpack  # noqa: E402
 from ee_seg_ros.inference.frame import preprocess  # noqa: E402
 from ee_seg_ros.inference.pixels import OnboardMap  # noqa: E402
+from ee_seg_ros.inference.windows import Window  # noqa: E402
 from ee_seg_ros.models import export as exporting  # noqa: E402
 from ee_seg_ros.models.backbones import build_backbone  # noqa: E402
 from ee_seg_ros.models.export import export, parts  # noqa: E402
 from ee_seg_ros.models.multi_exit import MultiExitNet, Part, load_network  # noqa: E402
-from ee_seg_ros.models.partial import crop  # noqa: E402
 
 CARD = {'data': 'none', 'licence': 'none'}
 CLASSES = [{'name': f'class{index}', 'color': [50 * index] * 3} for index in range(4)]
@@ -67,10 +67,11 @@ def assert_same_in_window(bundle, net, window):
     for name, described in bundle.graphs.items():
         if name in ('stage1', 'exit1', 'encode', 'decode'):
             continue
-        crops = [crop(tensors[tensor], window, bundle.cells).contiguous() for tensor in described['inputs']]
+        crops = [window.of(tensors[each], bundle.cells).contiguous() for each in described['inputs']]
         with torch.no_grad():
             expected = pieces[name].module(*crops)
-        found = engine._graphs.run_in_window(name, dict(zip(described['inputs'], (each.numpy() for each in crops))))
+        given = {tensor: each.numpy() for tensor, each in zip(described['inputs'], crops)}
+        found = engine._graphs.run_in_window(name, given)
         expected = expected if isinstance(expected, tuple) else (expected,)
         assert list(found) == described['outputs'] and len(found) == len(expected)
         for output, torchs in zip(found.values(), expected):
@@ -160,7 +161,7 @@ def test_networks_of_torchvision(tmp_path, name, unit):
     image = StreetDrive(seed=3, width=WIDTH, height=HEIGHT).frame(5).image
     for exit_, expected, output in both(bundle, net, image):
         assert_same(exit_, expected, output)
-    assert 'final' in assert_same_in_window(bundle, net, (1, 3, 2, 5))
+    assert 'final' in assert_same_in_window(bundle, net, Window(1, 3, 2, 5))
     for path in tmp_path.glob('*.onnx'):    # up to 200 MB
         path.unlink()
 
@@ -212,7 +213,8 @@ def test_what_lies_behind_the_first_exits_takes_maps_of_any_size(bundle):
 
 @pytest.mark.parametrize('window', [(0, 4, 0, 6), (1, 3, 2, 5), (3, 4, 0, 6), (0, 1, 5, 6)])
 def test_a_graph_computes_on_part_of_its_maps_what_torch_computes_there(bundle, net, window):
-    assert assert_same_in_window(bundle, net, window) == ['stage2', 'exit2', 'stage3', 'exit3', 'stage4', 'final']
+    ran = assert_same_in_window(bundle, net, Window(*window))
+    assert ran == ['stage2', 'exit2', 'stage3', 'exit3', 'stage4', 'final']
 
 
 @pytest.mark.parametrize('width, height, cells', [(7 * 16, 5 * 16, (5, 7)), (16, 16, (1, 1))])
