@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from statistics import mean, median
 
+import cv2
 import numpy as np
 
 from ee_seg_ros.evaluation.evaluate import to_the_end
@@ -29,12 +30,12 @@ from ee_seg_ros.evaluation.timing import median_times, size_of
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.outputs import GRID, ExitOutput
 from ee_seg_ros.inference.result import Result
-from ee_seg_ros.inference.windows import HALO, Window, best_window, means, whole
+from ee_seg_ros.inference.windows import HALO, Window, means, whole
 
 WHOLE, CELLS, CBT, PAPER = 'all pixels, all cells', 'all pixels, unsettled cells', 'class_threshold', 'CBT 0.99..0.998'
 UNIFORM = {f'uniform {limit:g}': limit for limit in (0.998, 0.99, 0.95, 0.9, 0.8, 0.7)}
 ADP_C = 'uniform 0.998'    # the paper's
-QUARTER, SHARES = 0.25, 10    # of the cells; bins of the histogram
+QUARTER, TOLERANCE, SHARES = 0.25, 0.01, 10    # of the cells, twice; bins of the histogram
 
 
 def settings_of(engine: Engine) -> dict:
@@ -94,7 +95,7 @@ class _Stages(Engine):
     def behind_first(self, image: np.ndarray, share: float) -> list:
         """[(graphs, tensors, window)] of both sides: what runs behind the first exits, and on what.
 
-        window: of about a `share` of the cells, where the exit before is least sure.
+        window: of a `share` of the cells, where the exit before is least sure.
         """
         robot = self.segment(image, 'never')
         server = self.finish(self.encode(robot), robot.placement)
@@ -120,20 +121,22 @@ class _Stages(Engine):
 
 
 def least_sure(output: ExitOutput, share: float) -> Window:
-    """The window of the cells of which an exit is least sure: as many as come next to a share of all, by bisection."""
+    """The window of a share of the cells, as near as whole cells come to it, of which an exit is least sure."""
     bundle = output.bundle
-    doubt = np.zeros((bundle.height // GRID, bundle.width // GRID))
+    doubt = np.zeros((bundle.height // GRID, bundle.width // GRID), np.float32)
     probabilities = output.grid_probabilities.max(0)
     doubt[:probabilities.shape[0], :probabilities.shape[1]] = 1 - probabilities
-    per_cell = means(doubt, bundle.cells)
-    low, high, best = 0.0, 1.0, whole(bundle.cells)
-    for _ in range(30):
-        middle = (low + high) / 2
-        window = best_window(per_cell - middle)
-        if window is None or window.area < share * per_cell.size:
-            high = middle
-        else:
-            low, best = middle, window
+    rows, columns = bundle.cells
+    sums = cv2.integral(means(doubt, bundle.cells))
+    best, most = whole(bundle.cells), -1.0
+    for height in range(1, rows + 1):
+        width = round(share * rows * columns / height)
+        if not 1 <= width <= columns or abs(height * width / (rows * columns) - share) > TOLERANCE:
+            continue
+        held = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+        top, left = np.unravel_index(held.argmax(), held.shape)
+        if held[top, left] > most:
+            best, most = Window(int(top), int(top) + height, int(left), int(left) + width), held[top, left]
     return best
 
 

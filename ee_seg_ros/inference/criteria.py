@@ -80,12 +80,12 @@ def confident_pixels(logits: np.ndarray, temperature: float, limits: np.ndarray)
     softmax at `temperature` is meant. limits: float (C,). Source: CBT (Gormez and Koyuncu, arXiv 2210.15621); with one
     limit for all classes ADP-C (Liu et al., ICLR 2022).
     """
-    top = logits.max(0)
-    parts = (logits - top) * np.float32(1 / temperature)
-    inverse = np.exp(parts, out=parts).sum(0)    # of the top-1 probability
+    parts = logits - logits.max(0)
+    parts *= np.float32(1 / temperature)
+    inverse = np.exp(parts, out=parts).sum(0)    # of the top-1 probability; a top class's own part is exactly 1
     # The limits of the top classes, without argmax, which alone takes longer than all of this; their mean at a tie.
     weights = np.stack([1 / np.maximum(limits, 1e-6), np.ones(len(limits))]).astype(np.float32)
-    largest, ties = weights @ (logits == top).reshape(len(logits), -1).astype(np.float32)
+    largest, ties = weights @ (parts == 1).reshape(len(logits), -1)
     return inverse * ties.reshape(inverse.shape) < largest.reshape(inverse.shape), 1 - 1 / inverse
 
 

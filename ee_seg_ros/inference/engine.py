@@ -16,7 +16,6 @@ import time
 from typing import Callable, Optional, Sequence
 
 import numpy as np
-from onnxruntime import OrtValue
 
 from ee_seg_ros.inference.bundle import Bundle, BundleError, Exit
 from ee_seg_ros.inference.criteria import CRITERIA, confident_pixels
@@ -93,9 +92,9 @@ class Engine:
             return
         for name in description['inputs']:
             if name not in result.crops:
-                crop = result.outer.of(result.tensors[name].numpy(), cells)
+                crop = result.outer.of(result.tensors[name], cells)
                 result.crops[name] = np.ascontiguousarray(crop)
-        result.crops.update(self._graphs.run_in_window(graph, result.crops))
+        result.crops.update(self._graphs.run(graph, result.crops))
         result.macs += description['macs'] * result.outer.area / (cells[0] * cells[1])
 
     def _narrow(self, result, window):
@@ -120,11 +119,14 @@ class Engine:
             last = result.outputs[-1] if result.outputs else None
             logits, temperature = result.base if last is None else (last.logits, last.exit.temperature)
             previous = logits * np.float32(exit_.temperature / temperature)    # the same probabilities as before
+            shape = tuple(self.bundle.tensors[exit_.logits]['shape'][2:])
+            if previous.shape[1:] != shape and shape >= max(previous.shape[1:], result.stopped.shape):
+                previous = resized(previous, *shape)    # once, not again for each use
         if result.window is None:
-            logits = result.tensors.pop(exit_.logits).numpy()[0]
+            logits = result.tensors.pop(exit_.logits)[0]
         else:
             window, outer, cells = result.window, result.outer, self.bundle.cells
-            logits = resized(previous, *self.bundle.tensors[exit_.logits]['shape'][2:])
+            logits = resized(previous, *shape)
             window.of(logits, cells)[:] = window.inside(outer).of(result.crops.pop(exit_.logits)[0], outer.size)
         logits = together(exit_, logits, result.outputs)
         if previous is not None:
@@ -199,7 +201,7 @@ class Engine:
     def _place(self, image, expert):
         began = time.perf_counter()
         tensor, placement = preprocess(image, self.bundle, expert)
-        return Result(placement, tensors={'image': OrtValue.ortvalue_from_numpy(tensor)},
+        return Result(placement, tensors={'image': tensor},
                       preprocess_ms=(time.perf_counter() - began) * 1e3)
 
     def segment(self, image: np.ndarray, criterion: str, thresholds: Optional[Sequence[float]] = None,
@@ -229,10 +231,10 @@ class Engine:
             if name not in result.tensors:
                 maps = np.zeros(self.bundle.tensors[name]['shape'], np.float32)
                 result.outer.of(maps, cells)[:] = result.crops[name]
-                result.tensors[name] = OrtValue.ortvalue_from_numpy(maps)
+                result.tensors[name] = maps
         result.window = None    # the encoder runs on whole maps
         self._run(self.bundle.split['encode'], result)
-        return {name: result.tensors[name].numpy() for name in self.bundle.feature_tensors}
+        return {name: result.tensors[name] for name in self.bundle.feature_tensors}
 
     def onboard_map(self, result: Result) -> OnboardMap:
         """What goes with the features of a result: its classes, and which cells to send.
@@ -282,7 +284,7 @@ class Engine:
             features = {name: fill_means(tensor, bundle.class_means[name], onboard)
                         for name, tensor in features.items()}
             result.base = class_logits(onboard, len(bundle.classes)), 1.0
-        result.tensors = {name: OrtValue.ortvalue_from_numpy(tensor) for name, tensor in features.items()}
+        result.tensors = dict(features)
         self._run(bundle.split['decode'], result)
         if result.stopped is not None:
             self._narrow(result, bounding_window(onboard.sent))

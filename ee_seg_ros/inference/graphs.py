@@ -20,6 +20,7 @@ import onnxruntime
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 
 CPU = 'CPUExecutionProvider'
+LIGHT_MACS = 50e6    # of a graph; below, waking a second thread takes longer than what it saves
 
 
 class Graphs:
@@ -27,7 +28,7 @@ class Graphs:
 
     names: which. providers: onnxruntime's execution providers in order of preference; what is not there is left out
     with one call of `warn`, and the CPU is always the last resort; afterwards `providers` holds what is really in use.
-    threads: per graph. Raises BundleError for a graph that cannot be loaded.
+    threads: per graph, where it has work for more than one. Raises BundleError for a graph that cannot be loaded.
     """
 
     def __init__(self, bundle: Bundle, names: Iterable, providers: Sequence[str], threads: int,
@@ -46,31 +47,30 @@ class Graphs:
         """Names of the graphs that are loaded."""
         return tuple(self._sessions)
 
-    def run(self, graph: str, tensors: dict) -> dict:
-        """Run a graph on whole maps: OrtValues by name in and out, for most are only read by other graphs."""
-        described = self._bundle.graphs[graph]
-        return dict(zip(described['outputs'], self._sessions[graph].run_with_ort_values(
-            described['outputs'], {name: tensors[name] for name in described['inputs']})))
+    def run(self, graph: str, maps: dict) -> dict:
+        """Run a graph on maps, or on the same part of all its maps: arrays (1, C, h, w) by name in and out.
 
-    def run_in_window(self, graph: str, crops: dict) -> dict:
-        """Run a graph on parts of maps: arrays (1, C, h, w) by name in and out."""
+        onnxruntime's own values would save copies, and yet are slower: 50 us a call, more than the copies take.
+        """
         described = self._bundle.graphs[graph]
         return dict(zip(described['outputs'], self._sessions[graph].run(
-            described['outputs'], {name: crops[name] for name in described['inputs']})))
+            described['outputs'], {name: maps[name] for name in described['inputs']})))
 
     def _load(self, graph, providers):
         content = self._bundle.graph_bytes(graph)
         try:
-            return onnxruntime.InferenceSession(content, self._options(), providers=list(providers))
+            return onnxruntime.InferenceSession(content, self._options(graph), providers=list(providers))
         except Exception as error:    # onnxruntime raises half a dozen unrelated types of its own
             raise BundleError(f'graph {graph} of {self._bundle.path} cannot be loaded by onnxruntime '
                               f'{onnxruntime.__version__}: {str(error)[:200]}') from None
 
-    def _options(self):
+    def _options(self, graph):
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        light = self._bundle.graphs[graph]['macs'] < LIGHT_MACS
+        options.intra_op_num_threads = 1 if light else self._threads
         options.inter_op_num_threads = 1
-        # Idle pools of several sessions spin against each other: 90 ms a frame instead of 21 on two cores.
+        # Idle pools of several sessions spin against each other: 90 ms a frame instead of 21 on two cores. Spinning
+        # within runs only (force_spinning_stop) saves 2 to 10 %, and costs 50 % where something else keeps a core busy.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         options.add_session_config_entry('session.use_env_allocators', '1')
         options.log_severity_level = 3

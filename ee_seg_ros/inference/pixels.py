@@ -57,7 +57,12 @@ def keep_stopped(previous: np.ndarray, logits: np.ndarray, stopped: np.ndarray) 
     Source: ADP-C (Liu et al., ICLR 2022): out_n = out_(n-1) where stopped.
     """
     height, width = (max(sizes) for sizes in zip(previous.shape[1:], logits.shape[1:], stopped.shape))
-    return np.where(grow(stopped, height, width), resized(previous, height, width), resized(logits, height, width))
+    mask, kept = grow(stopped, height, width).view(np.uint8), resized(logits, height, width)
+    if previous.shape[1:] != (height, width):
+        previous = resized(previous, height, width)
+    for plane, before in zip(kept, previous):    # a third of the time of numpy.where
+        cv2.copyTo(before, mask, plane)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,9 @@ def fill_means(tensor: np.ndarray, means: np.ndarray, onboard: OnboardMap) -> np
     """
     height, width = tensor.shape[2:]
     rows, columns = (size // part for size, part in zip(onboard.classes.shape, (height, width)))
-    filled = means[onboard.classes[::rows, ::columns]].transpose(2, 0, 1)
-    return np.where(grow(onboard.sent, height, width), tensor[0], filled)[None]
+    filled = np.take(means.T, onboard.classes[::rows, ::columns], axis=1)
+    np.copyto(filled, tensor[0], where=grow(onboard.sent, height, width))
+    return filled[None]
 
 
 def refine(onboard: np.ndarray, refined: np.ndarray, kept: np.ndarray, placement: Placement) -> np.ndarray:
@@ -105,4 +111,6 @@ def refine(onboard: np.ndarray, refined: np.ndarray, kept: np.ndarray, placement
     height, width = onboard.shape
     steps = [(np.arange(size) * (content / size / GRID)).astype(int).clip(0, math.ceil(content / GRID) - 1)
              for size, content in ((height, placement.content_height), (width, placement.content_width))]
-    return np.where(kept[np.ix_(*steps)], onboard, refined)
+    rows, columns = steps
+    mask = kept.view(np.uint8)[:, columns][rows]    # one after the other: a tenth of the time of both at once
+    return cv2.copyTo(onboard, mask, refined.copy())

@@ -73,8 +73,7 @@ def bounding_window(cells: np.ndarray) -> Window:
 
 def means(pixels: np.ndarray, cells: tuple) -> np.ndarray:
     """float (rows, columns): the mean of the pixels in each of the cells; pixels: on a finer grid."""
-    height, width = pixels.shape
-    return pixels.reshape(cells[0], height // cells[0], cells[1], width // cells[1]).mean((1, 3))
+    return cv2.resize(pixels.astype(np.float32), cells[::-1], interpolation=cv2.INTER_AREA)
 
 
 @lru_cache(maxsize=8)
@@ -88,6 +87,13 @@ def best_window(values: np.ndarray) -> Optional[Window]:
     The maximum subarray problem in two dimensions: for all pairs of rows at once the best run of columns between them
     (Kadane's algorithm; Bentley, "Programming pearls", Communications of the ACM 27(9), 1984).
     """
+    worth = values > _LITTLE
+    if not worth.any():
+        return None
+    if worth.all():
+        return whole(values.shape)
+    box = bounding_window(worth)    # cells around only cost
+    values = box.of(values, values.shape)
     rows, columns = values.shape
     above = np.zeros((rows + 1, columns))
     np.cumsum(values.astype(float) - _LITTLE, 0, out=above[1:])
@@ -96,9 +102,8 @@ def best_window(values: np.ndarray) -> Optional[Window]:
     np.cumsum(above[bottoms] - above[tops], 1, out=before[:, 1:])
     sums = before[:, 1:] - np.minimum.accumulate(before[:, :-1], 1)
     pair, last = divmod(int(sums.argmax()), columns)
-    if sums[pair, last] <= 0:
-        return None
-    return Window(int(tops[pair]), int(bottoms[pair]), int(before[pair, :last + 1].argmin()), last + 1)
+    return Window(box.top + int(tops[pair]), box.top + int(bottoms[pair]),
+                  box.left + int(before[pair, :last + 1].argmin()), box.left + last + 1)
 
 
 def grow(cells: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -41,8 +41,8 @@ class Recipe:
     window: of stage `tail`: [lowest, highest] share of a map's cells, drawn anew each time, of the windows in which
     what lies behind the split learns to give what it gave for whole maps; see `stages.Successors`. partial: with window
     or heads_only: [lowest, highest] probability above which a pixel is settled, where it shall learn to do without the
-    features of settled cells. teachers: with window or heads_only: exits of the network before, the mean of whose
-    logits is to be learned by all that is trained (default: of each exit its own).
+    features of settled cells. teachers: with window or heads_only: exit -> exits of the network before, the mean of
+    whose logits it shall learn (default: its own).
     experts: of stage `experts`: families of distortions (`data.distortions.FAMILIES`), each of which gets heads of its
     own; expert_exits: at these exits (default: all before the split). expert_head: what these heads have besides the
     exits' own, with whose weights they begin, such as {adapt: 1}. clean_share: of the samples that stay undistorted.
@@ -68,7 +68,7 @@ class Recipe:
     heads_only: bool = False
     window: list = field(default_factory=list)
     partial: list = field(default_factory=list)
-    teachers: list = field(default_factory=list)
+    teachers: dict = field(default_factory=dict)
     experts: list = field(default_factory=list)
     expert_exits: list = field(default_factory=list)
     expert_head: dict = field(default_factory=dict)
@@ -170,6 +170,10 @@ def _check_tail(recipe, path):
         raise ValueError(f'{path}: window and heads_only say themselves what they train: leave first_unit out')
     if (recipe.partial or recipe.teachers) and not (recipe.window or recipe.heads_only):
         raise ValueError(f'{path}: partial and teachers go with window or heads_only')
+    if not isinstance(recipe.teachers, dict) or not all(
+            isinstance(names, list) and names for names in recipe.teachers.values()):
+        raise ValueError(f'{path}: teachers is {recipe.teachers}: expected for each exit that has some a list of exits '
+                         'of the network before')
     nameless = [entry for entry in recipe.candidates if not entry.get('name')]
     if nameless:
         raise ValueError(f'{path}: a candidate of stage tail needs a name, that of the exit it takes the place of or a '

@@ -142,10 +142,9 @@ class Successors(Frozen):
 
     With `heads_only` lighter heads of `candidates`, which take the place of others behind the split; else all that lies
     behind it. What is to be learned is the former output for whole maps of whole features: each exit's own, or the mean
-    logits of the recipe's `teachers`. With `window` three of four
-    iterations see a window of the cells only, with a halo that does not count, and with `partial` in two of four only
-    the features of unsettled cells pass the split; batch norms take no statistics from these, and none at all with
-    `window`.
+    logits of its `teachers` in the recipe. With `window` three of four iterations see a window of the cells only, with
+    a halo that does not count, and with `partial` in two of four only the features of unsettled cells pass the split;
+    batch norms take no statistics from these, and none at all with `window`.
     predecessor: the network before.
     """
 
@@ -158,7 +157,10 @@ class Successors(Frozen):
         if before:
             raise ValueError(f'heads_only and window are for exits behind the split: {", ".join(before)} '
                              f"{'is' if len(before) == 1 else 'are'} not")
-        unknown = sorted(set(recipe.teachers) - set(predecessor.exit_names))
+        idle = sorted(set(recipe.teachers) - set(self._exits))
+        if idle:
+            raise ValueError(f"teachers: {', '.join(idle)} is not trained here (trained: {', '.join(self._exits)})")
+        unknown = sorted({name for names in recipe.teachers.values() for name in names} - set(predecessor.exit_names))
         if unknown:
             raise ValueError(f"teachers: there is no exit {', '.join(unknown)} in the network before (it has "
                              f"{', '.join(predecessor.exit_names)})")
@@ -195,15 +197,11 @@ class Successors(Frozen):
 
     def _expected(self, tensors):
         """Logits that each exit shall give, from the features of the network before."""
-        teachers = self.recipe.teachers or self._exits
+        teachers = {name: self.recipe.teachers.get(name, [name]) for name in self._exits}
+        needed = {name for names in teachers.values() for name in names}
         found = {part.name: part.module(*[tensors[name] for name in part.inputs])
-                 for part in self._before[0].parts if part.name in teachers}
-        if not self.recipe.teachers:
-            return found
-        size = max(tuple(logits.shape[-2:]) for logits in found.values())
-        mean = sum(functional.interpolate(logits, size=size, mode='bilinear', align_corners=False)
-                   for logits in found.values()) / len(found)
-        return dict.fromkeys(self._exits, mean)
+                 for part in self._before[0].parts if part.name in needed}
+        return {name: _mean([found[teacher] for teacher in names]) for name, names in teachers.items()}
 
     def _restored(self, tensors, labels, partial):
         """(what is restored behind the split, labels), both without settled cells where these are not to pass it."""
@@ -228,6 +226,13 @@ class Successors(Frozen):
         restored, expected = ({name: outer.of(tensor, cells) for name, tensor in each.items()}
                               for each in (restored, expected))
         return restored, expected, outer.of(kept, cells)
+
+
+def _mean(logits):
+    """The mean of maps (N, C, h, w) of different sizes, in the largest of them."""
+    size = max(tuple(each.shape[-2:]) for each in logits)
+    return sum(functional.interpolate(each, size=size, mode='bilinear', align_corners=False)
+               for each in logits) / len(logits)
 
 
 class Heads(Frozen):

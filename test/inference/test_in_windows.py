@@ -94,7 +94,7 @@ def left_to_do(logits, worth, before, limits=CLASS_LIMITS):
 
 def test_outputs_in_the_window_are_those_of_the_cropped_maps(windowed, engine, mixed, robot):
     """The robot's side of a frame, the long way: behind the first exit only the halo around the window is seen."""
-    first = run(windowed, 'stage1', robot.tensors['image'].numpy())
+    first = run(windowed, 'stage1', robot.tensors['image'])
     before = run(windowed, 'exit1', first)[0]
     np.testing.assert_allclose(robot.outputs[0].logits, before, rtol=1e-5, atol=1e-5)
     window, stopped = left_to_do(before, WORTH[0], np.zeros(CELLS, bool))
@@ -307,7 +307,7 @@ def test_what_did_not_come_stays_as_the_robot_has_it_whatever_the_limits(engine,
 
 
 def test_the_encoder_sees_zeros_where_nothing_ran(windowed, engine, robot):
-    first, nothing = robot.tensors['features1'].numpy(), np.zeros((1, 4, *CELLS), np.float32)
+    first, nothing = robot.tensors['features1'], np.zeros((1, 4, *CELLS), np.float32)
     window, _ = left_to_do(robot.outputs[0].logits, WORTH[0], np.zeros(CELLS, bool))
     second = cropped(windowed, 'stage2', around(window), first)
     second = np.where(inside(robot.outer), second, 0)    # no more is needed for what is sent

@@ -71,7 +71,7 @@ def assert_same_in_window(bundle, net, window):
         with torch.no_grad():
             expected = pieces[name].module(*crops)
         given = {tensor: each.numpy() for tensor, each in zip(described['inputs'], crops)}
-        found = engine._graphs.run_in_window(name, given)
+        found = engine._graphs.run(name, given)
         expected = expected if isinstance(expected, tuple) else (expected,)
         assert list(found) == described['outputs'] and len(found) == len(expected)
         for output, torchs in zip(found.values(), expected):

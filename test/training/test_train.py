@@ -309,7 +309,7 @@ def test_successors_learn_in_windows_what_whole_maps_of_whole_features_gave(tmp_
 
 def test_the_mean_of_several_outputs_may_teach(tmp_path, grown, monkeypatch):
     recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', heads_only=True, candidates=[LIGHTER],
-                                      teachers=['late', 'final']))
+                                      teachers={'late': ['late', 'final']}))
     module, asked = training._tail(recipe, grown, None, torch.zeros(11)), []
     loss = stages.positive_filtering_loss
     monkeypatch.setattr(stages, 'positive_filtering_loss', lambda *each: asked.append(each[1]) or loss(*each))
@@ -324,8 +324,24 @@ def test_the_mean_of_several_outputs_may_teach(tmp_path, grown, monkeypatch):
     torch.testing.assert_close(asked[0], (late + final) / 2, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match='teachers: there is no exit other in the network before'):
         training._tail(read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', heads_only=True,
-                                                candidates=[LIGHTER], teachers=['other'])),
+                                                candidates=[LIGHTER], teachers={'late': ['other']})),
                        grown, None, torch.zeros(11))
+    with pytest.raises(ValueError, match='teachers: early is not trained here .trained: late'):
+        training._tail(read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', heads_only=True,
+                                                candidates=[LIGHTER], teachers={'early': ['final']})),
+                       grown, None, torch.zeros(11))
+
+
+def test_an_exit_without_teachers_learns_what_it_gave(tmp_path, grown, monkeypatch):
+    recipe = read_recipe(write_recipe(tmp_path / 'recipe.yaml', stage='tail', window=[0.5, 0.5],
+                                      teachers={'late': ['late', 'final']}))
+    module = training._tail(recipe, grown, None, torch.zeros(11))
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    with torch.no_grad():
+        before = load_network(grown)(module._input(images), ['final'])['final']
+        expected = module._expected(module._before[0].features(module._input(images)))
+    torch.testing.assert_close(expected['final'], before, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(expected['late'], before, rtol=1e-4, atol=1e-4)
 
 
 def test_windows_have_whole_values_of_the_coarsest_map_behind_the_split(tmp_path, monkeypatch):
@@ -509,6 +525,7 @@ def test_later_stages_need_weights_of_an_earlier_one(stage, root, tmp_path):
     ({'stage': 'tail', 'window': 0.5}, 'window is 0.5: expected'),
     ({'stage': 'tail', 'window': [0.2, 0.5], 'partial': [0.5, 1.5]}, 'partial is .0.5, 1.5.: expected'),
     ({'stage': 'tail', 'partial': [0.5, 0.9]}, 'partial and teachers go with window or heads_only'),
+    ({'stage': 'tail', 'window': [0.2, 0.5], 'teachers': ['final']}, "teachers is .'final'.: expected for each exit"),
     ({'stage': 'tail', 'window': [0.2, 0.5], 'first_unit': 11}, 'say themselves what they train: leave first_unit out'),
     ({'stage': 'tail', 'window': [0.2, 0.5], 'candidates': [CANDIDATES[1]]}, 'leave candidates out, or set heads_only'),
     ({'stage': 'tail', 'tile': [3, 4]}, 'unknown keys tile'),
