@@ -89,25 +89,31 @@ def to_the_end(engine: Engine, image: np.ndarray, criterion: str = 'never', part
 
 
 def _ends(bundle, frame, labels):
-    """(matrices, macs) of a frame at every exit; where it was settled on the way, it ends there for all that follow."""
+    """(matrices, macs) of a frame at every exit.
+
+    Where it was settled on the way, it ends there for all that follow; where an exit was passed by, at the next one.
+    """
     height, width = labels.shape
     matrices = [confusion(labels, frame.mask(width, height, output), len(bundle.classes)) for output in frame.outputs]
-    missing = len(bundle.exits) - len(matrices)
-    return matrices + matrices[-1:] * missing, frame.macs_at + frame.macs_at[-1:] * missing
+    place, places = 0, []
+    for exit_ in bundle.exits:
+        places.append(min(place, len(matrices) - 1))
+        place += place < len(matrices) and frame.outputs[place].exit.name == exit_.name
+    return [matrices[each] for each in places], [frame.macs_at[each] for each in places]
 
 
 def frame_scores(rule: Criterion, bundle: Bundle, frame: PairResult) -> list:
-    """A criterion's score at every judged exit of a frame, NaN where it gives none.
+    """A criterion's score at every judged exit of a frame, NaN where it gives none, or was passed by.
 
     Where a frame ended because nothing was left to do, it does so whatever the threshold: its score is infinite.
     """
-    row = [rule.judge([*side.before, *side.outputs[:index + 1]], 0.0)[0]
-           for side in frame.sides for index in range(len(side.outputs))]
-    row = [np.nan if score is None else score for score in row]
-    missing = len(bundle.exits) - len(row)
-    if missing:
-        row[-1] = -np.inf if rule.direction == 'below' else np.inf
-    return (row + [np.nan] * missing)[:-1]
+    scores = {side.outputs[index].exit.name: rule.judge([*side.before, *side.outputs[:index + 1]], 0.0)[0]
+              for side in frame.sides for index in range(len(side.outputs))}
+    last = frame.outputs[-1].exit.name
+    if last != bundle.exits[-1].name:
+        scores[last] = -np.inf if rule.direction == 'below' else np.inf
+    found = [scores.get(exit_.name) for exit_ in bundle.judged_exits]
+    return [np.nan if score is None else score for score in found]
 
 
 def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = lambda done: None,

@@ -122,12 +122,17 @@ class Bundle:
                                 for family, expert in self.document['experts'].items()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
-    def exits_for(self, expert: str = '') -> tuple:
+    def exits_for(self, expert: str = '', criterion: str = '') -> tuple:
         """`exits` with the heads of an expert, where it has some; other exits keep their own, as all do for ''.
 
-        Raises BundleError that lists the experts if there is none of that name.
+        criterion: only those at which it looks, and the last one; '': all. Those by which single pixels stop may pass
+        some by (`pixels.exits`). Raises BundleError that lists the experts if there is none of that name.
         """
-        return self.exits if not expert else tuple(self._expert_exit(expert, exit_) for exit_ in self.exits)
+        exits = self.exits if not expert else tuple(self._expert_exit(expert, exit_) for exit_ in self.exits)
+        if criterion not in self.limits:
+            return exits
+        looked_at = self.document['pixels'].get('exits', [exit_.name for exit_ in self.judged_exits])
+        return tuple(exit_ for exit_ in exits if exit_.name in looked_at or exit_.name == self.exits[-1].name)
 
     def smoothing(self, expert: str) -> Optional[tuple]:
         """(sigma in pixels of the network input, share) of `frame.smoothed` for an expert; None: it has none."""

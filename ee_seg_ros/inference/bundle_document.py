@@ -153,6 +153,12 @@ def _check_cells(document, path):
     if any(len(values) != count for values in lists):
         raise BundleError(f'{path}/bundle.json: `pixels` and `class_means` have an entry for each of the {count} '
                           'classes')
+    judged = [exit_['name'] for exit_ in document['exits'][:-1]]
+    onboard = [exit_['name'] for exit_ in document['exits'][:-1] if not is_offboard(document, exit_)]
+    looked_at = (pixels or {}).get('exits')
+    if looked_at is not None and not set(onboard[-1:] if split else ()) <= set(looked_at) <= set(judged):
+        raise BundleError(f"{path}/bundle.json: `pixels` looks at the exits {', '.join(looked_at) or 'none'}, expected "
+                          f"some of {', '.join(judged)}, the last one onboard among them")
     needy = [name for name in ('class_threshold', 'uniform') if name in document['criteria']]
     if pixels is None and needy:
         raise BundleError(f'{path}/bundle.json has thresholds of the criterion {needy[0]}, but not the `pixels` that '

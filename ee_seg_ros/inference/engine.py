@@ -179,7 +179,7 @@ class Engine:
             raise ValueError(f'thresholds is {thresholds}: expected {len(judged)}, one for each of '
                              f"{', '.join(exit_.name for exit_ in judged) or 'no exits'}")
         threshold_of = {exit_.name: threshold for exit_, threshold in zip(judged, thresholds)}
-        exits, worth = self.bundle.exits_for(expert), self.bundle.worth(criterion)
+        exits, worth = self.bundle.exits_for(expert, criterion), self.bundle.worth(criterion)
         began = time.perf_counter()
         for stage in stages:
             self._run(stage, result)

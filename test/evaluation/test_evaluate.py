@@ -171,10 +171,15 @@ def test_the_stored_scores_decide_as_the_engine_does(tiny, tiny_samples):
 
 
 @pytest.mark.parametrize('split', ['stage2', None])
-@pytest.mark.parametrize('name', ['entropy', 'region', 'class_threshold', 'uniform', 'never'])
-def test_the_stored_scores_decide_as_the_pair_does_that_leaves_settled_cells_out(tmp_path, tiny_samples, split, name):
+@pytest.mark.parametrize('name, looked_at', [
+    ('entropy', ['exit2']), ('region', None), ('class_threshold', None), ('uniform', None), ('never', None),
+    ('class_threshold', ['exit2', 'exit4']), ('uniform', ['exit2'])])
+def test_the_stored_scores_decide_as_the_pair_does_that_leaves_settled_cells_out(tmp_path, tiny_samples, split, name,
+                                                                                 looked_at):
     """Images that end anywhere: masks, costs and places are those of the observations."""
     bundle = Bundle.load(tiny_bundle(tmp_path / 'tiny', split, cells=True))
+    if looked_at:    # by the criteria by which pixels stop; they pass the other exits by
+        bundle.document['pixels'] = {**bundle.document['pixels'], 'exits': looked_at}
     samples = [(mixed_image(seed), labels) for seed, (_, labels) in enumerate(tiny_samples[:4])] + tiny_samples[4:6]
     engine, rule, exits = Engine(bundle), CRITERIA[name], [exit_.name for exit_ in bundle.exits]
     observed = observe(engine, samples)

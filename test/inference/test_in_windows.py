@@ -167,6 +167,21 @@ def test_windows_only_shrink_and_hold_all_that_goes_on(windowed, monkeypatch, se
             assert (output.stopped | inside(window)).all() and not output.stopped.all()
 
 
+def test_exits_at_which_pixels_are_not_looked_at_do_not_run(windowed, mixed):
+    """Nor do they count; what the others stop is as without them."""
+    engine = changed(windowed, lambda document: document['pixels'].update(exits=['exit2', 'exit4']))
+    frame = run_pair(engine, mixed, 'class_threshold', AT_NO_EXIT)
+    assert [output.exit.name for output in frame.outputs] == ['exit2', 'exit4', 'final']
+    graphs, second = windowed.graphs, frame.outputs[0]
+    assert frame.sides[0].macs_at == [sum(graphs[name]['macs'] for name in ('stage1', 'stage2', 'exit2'))]
+    window, stopped = left_to_do(second.logits, WORTH[1], np.zeros(CELLS, bool))
+    np.testing.assert_array_equal(second.stopped, stopped)
+    robot = engine.segment(mixed, 'class_threshold', AT_NO_EXIT)
+    assert robot.window == window and len(robot.outputs) == 1
+    assert [output.exit.name for output in run_pair(engine, mixed, 'entropy', (-np.inf,) * 4).outputs] == [
+        'exit1', 'exit2', 'exit3', 'exit4', 'final']
+
+
 def test_what_an_exit_stopped_is_not_changed_by_a_later_one(engine, mixed):
     """Maps are not shared between outputs: each holds what had stopped then."""
     frame = run_pair(engine, mixed, 'class_threshold', AT_NO_EXIT)

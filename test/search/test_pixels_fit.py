@@ -26,7 +26,7 @@ from ee_seg_ros.inference.frame import Placement
 from ee_seg_ros.search import calibration, gain
 from ee_seg_ros.search import pixels as fitting
 from ee_seg_ros.search.calibration import calibrate, copy_calibration
-from ee_seg_ros.search.pixels import ALLOWED_LOSS, UNIFORM, ClassStatistics, class_limits, class_statistics, fit_pixels
+from ee_seg_ros.search.pixels import UNIFORM, ClassStatistics, class_limits, class_statistics, fit_pixels
 
 # Means over two exits: rows (0.8, 0.2, 0), (0.3, 0.5, 0.2), (0.4, 0.2, 0.4), whose margins are 0.6, 0.2 and 0.
 PROBABILITIES = np.array([[[0.9, 0.1, 0.0], [0.2, 0.6, 0.2], [0.5, 0.1, 0.4]],
@@ -108,22 +108,27 @@ def test_statistics_without_a_split_have_no_features():
 @pytest.fixture(autouse=True)
 def tried(monkeypatch):
     """Fewer settings than the shipped ones, whatever these are."""
+    monkeypatch.setattr(fitting, 'ALLOWED_LOSS', (0.004, 0.002))
     monkeypatch.setattr(fitting, 'EASIEST', (0.8, 0.9, 0.95, 0.99))
     monkeypatch.setattr(fitting, 'WORTH', ((0.0, 0.0), (0.0, 0.1), (0.0, 0.2)))
     monkeypatch.setattr(fitting, 'SEND', tuple(
         (limit, limit, margin, worth) for worth in (0.0, 0.3) for margin in (0, 1) for limit in (0.8, 0.9, 0.95)))
 
 
-def fit(monkeypatch, outcome, split=True):
+def fit(monkeypatch, outcome, split=True, document=None):
     """What `fit_pixels` stores if `outcome`(criterion, limit, worth, send, margin, send worth) is (mIoU, cost, bytes).
 
     worth: that of the server's stages; of the uniform rule there is none.
     """
-    bundle = SimpleNamespace(classes=[None] * 3, document={}, split={'after': 'stage1'} if split else None)
+    bundle = SimpleNamespace(classes=[None] * 3, document={}, split={'after': 'stage2'} if split else None,
+                             judged_exits=[SimpleNamespace(name=f'exit{number}', onboard=number < 3 or not split)
+                                           for number in range(1, 5)])
     asked = []
 
     def measure(engine, samples, criterion, limits=None):
         pixels = bundle.document['pixels']
+        if document is not None:
+            document.update(pixels)
         asked.append((criterion, None if limits is None else float(limits[0]),
                       pixels['worth'].get('class_threshold', [0, 0])[1], pixels['send'][0], pixels['send_margin'],
                       pixels['send_worth']))
@@ -158,7 +163,7 @@ def test_class_limits_are_the_cheapest_within_the_allowance(monkeypatch, per_lim
     assert found['limits']['uniform'] == [UNIFORM] * 3
     np.testing.assert_allclose(found['limits']['class_threshold'], class_limits(PROBABILITIES, easiest, UNIFORM),
                                atol=1e-6)
-    kept = found['fit']['class_threshold']['miou'] >= found['fit']['uniform']['miou'] - ALLOWED_LOSS[0]
+    kept = found['fit']['class_threshold']['miou'] >= found['fit']['uniform']['miou'] - fitting.ALLOWED_LOSS[0]
     assert kept == (per_limit < 1)
 
 
@@ -169,7 +174,7 @@ def test_as_few_cells_are_sent_as_the_allowance_lets(monkeypatch, per_cell, send
     assert (found['send'], found['send_margin'], found['send_worth']) == ([send] * 3, margin, 0.0)
     assert found['fit']['all_cells']['bytes'] == 1000
     assert found['fit']['cells']['easiest'] == send and found['fit']['cells']['margin'] == margin
-    assert found['fit']['cells']['miou'] >= found['fit']['all_cells']['miou'] - ALLOWED_LOSS[1]
+    assert found['fit']['cells']['miou'] >= found['fit']['all_cells']['miou'] - fitting.ALLOWED_LOSS[1]
 
 
 def test_cells_that_are_not_worth_it_stay_where_that_loses_little(monkeypatch):
@@ -184,6 +189,19 @@ def test_what_is_tried_is_what_would_be_stored(monkeypatch):
     assert asked[0] == ('uniform', None, 0, 1.0, 0, 0.0)
     assert {entry[2] for entry in asked if entry[0] == 'never'} == {0.1}
     assert len({entry[:3] for entry in asked if entry[0] == 'class_threshold'}) == 12
+
+
+@pytest.mark.parametrize('lost, chosen', [(0.0039, ['exit2', 'exit3', 'exit4']),
+                                          (0.0041, ['exit1', 'exit2', 'exit3', 'exit4'])])
+def test_exits_before_the_last_one_onboard_are_passed_by_where_that_loses_little(monkeypatch, lost, chosen):
+    def outcome(criterion, *_):
+        passing_by = len(fitting_document['exits']) == 3
+        return 0.7 - lost * passing_by, 9.0 - passing_by, 100.0
+    fitting_document = {}
+    monkeypatch.setattr(fitting, 'class_limits', lambda *_: np.full(3, 0.9))
+    found, _ = fit(monkeypatch, outcome, document=fitting_document)
+    assert found['exits'] == chosen
+    assert found['fit']['uniform'] == {'miou': 0.7 - lost * (len(chosen) == 3), 'mean_macs': 9.0 - (len(chosen) == 3)}
 
 
 def test_without_a_split_there_are_no_cells_to_choose(monkeypatch):
