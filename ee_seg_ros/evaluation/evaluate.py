@@ -50,8 +50,8 @@ class Observations:
 
     matrices: int64 (n, exits, classes, classes + 1), see `metrics.confusion`, of each exit as a network of its own, the
     final output last. scores: criterion name -> float64 (n, judged exits: all but the last), NaN where the criterion
-    gives no score. ends: criterion -> `Ends`, where these depend on it: where settled cells are not forwarded, and
-    where pixels stop one by one. expert: whose heads ran, '' for the exits' own.
+    gives no score. ends: criterion -> `Ends`, where these depend on it: where settled cells are not forwarded, exits
+    are averaged, or pixels stop one by one. expert: whose heads ran, '' for the exits' own.
     """
 
     matrices: np.ndarray
@@ -127,14 +127,19 @@ def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = l
     matrices, scores, ends = [], {name: [] for name in CRITERIA}, {}
     pixelwise = [name for name, rule in CRITERIA.items() if rule.pixelwise and name in bundle.limits]
     rules = {name: rule for name, rule in CRITERIA.items() if pixels or not rule.pixelwise}
+    averaged = any(exit_.averaged for exit_ in bundle.exits)
     for image, labels in samples:
         whole = to_the_end(engine, image, partial=False, expert=expert)
         matrices.append(_ends(bundle, whole, labels)[0])
+        for index, exit_ in enumerate(bundle.exits):
+            if exit_.averaged:    # not alone
+                alone = engine.run_exit(image, exit_.name, expert).output.mask(*labels.shape[::-1])
+                matrices[-1][index] = confusion(labels, alone, len(bundle.classes))
         forwarded = to_the_end(engine, image, expert=expert) if bundle.forwards_cells else whole
         for name, rule in rules.items():
             frame = to_the_end(engine, image, name, expert=expert) if name in pixelwise else forwarded
             scores[name].append(frame_scores(rule, bundle, frame))
-            if frame is not whole:
+            if averaged or frame is not whole:
                 ends.setdefault(name, []).append((*_ends(bundle, frame, labels), len(frame.payload(engine))))
         report(len(matrices))
     if not matrices:

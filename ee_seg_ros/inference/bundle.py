@@ -41,7 +41,8 @@ class ClassInfo:
 class Exit:
     """A head behind a stage. macs: the head's own multiply-accumulates. onboard: whether it lies before the split.
 
-    expert: the family of distortions that the head was trained on; '' for the exit's own head.
+    averaged: its output is the mean over the heads that ran on its side of the split so far, and its own. expert: the
+    family of distortions that the head was trained on, all of whose outputs are averaged; '' for the exit's own head.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Exit:
     temperature: float
     macs: float
     onboard: bool
+    averaged: bool = False
     expert: str = ''
 
 
@@ -98,7 +100,7 @@ class Bundle:
         self.exits = tuple(
             Exit(entry['name'], entry['stage'], entry['graph'], self.graphs[entry['graph']]['outputs'][0],
                  float(entry['temperature']), float(self.graphs[entry['graph']]['macs']),
-                 not is_offboard(document, entry)) for entry in document['exits'])
+                 not is_offboard(document, entry), entry.get('averaged', False)) for entry in document['exits'])
         self.onboard_exits = tuple(exit_ for exit_ in self.exits if exit_.onboard)
         self.offboard_exits = self.exits[len(self.onboard_exits):]
         self.judged_exits = self.exits[:-1]
@@ -161,7 +163,7 @@ class Bundle:
             return exit_
         graph = self.graphs[entry['graph']]
         return replace(exit_, graph=entry['graph'], logits=graph['outputs'][0], temperature=float(entry['temperature']),
-                       macs=float(graph['macs']), expert=expert)
+                       macs=float(graph['macs']), averaged=True, expert=expert)
 
     def _expert(self, expert):
         if expert not in self.experts:

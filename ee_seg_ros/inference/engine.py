@@ -39,12 +39,13 @@ WHOLE_ABOVE = 0.9    # of the cells: above this share whole maps run, for little
 
 
 def together(exit_: Exit, logits: np.ndarray, outputs: Sequence[ExitOutput]) -> np.ndarray:
-    """Logits float32 (C, h, w) of an expert's exit: the mean over its heads so far, the new one and those of `outputs`.
+    """Logits float32 (C, h, w) of an exit that is averaged: the mean over the heads so far, the new one and `outputs`.
 
-    On distorted images deeper features of a backbone that has not learned them say little more than earlier ones, but
-    their heads err in other places. The exits' own heads answer alone.
+    Where deeper features say little more than earlier ones, their heads err in other places: so it is on distorted
+    images, of which the backbone has learned nothing (an expert's outputs are the mean over its own heads), and may be
+    at the end of the network. Other exits answer alone.
     """
-    earlier = [output for output in outputs if output.exit.expert == exit_.expert] if exit_.expert else []
+    earlier = [output for output in outputs if output.exit.expert == exit_.expert] if exit_.averaged else []
     if not earlier:
         return logits
     return (resized(earlier[-1].logits, *logits.shape[1:]) * np.float32(len(earlier)) + logits) / np.float32(

@@ -13,13 +13,13 @@
 # limitations under the License.
 """Temperatures, curves and operating points of a bundle, measured on images that the bundle was not trained on."""
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from ee_seg_ros.data.datasets import samples_of
-from ee_seg_ros.evaluation.evaluate import Observations, cascade, exit_costs, exits_taken, observe
-from ee_seg_ros.evaluation.metrics import mean_iou
+from ee_seg_ros.evaluation.evaluate import Observations, cascade, exit_costs, exits_taken, observe, to_the_end
+from ee_seg_ros.evaluation.metrics import confusion, mean_iou
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
@@ -171,6 +171,29 @@ def write_document(bundle: Bundle) -> None:
     (bundle.path / 'bundle.json').write_text(json.dumps(bundle.document, indent=1) + '\n', encoding='utf-8')
 
 
+def choose_averaged(bundle: Bundle, samples: Iterable, threads: int) -> Bundle:
+    """The same bundle, with each exit behind the first one of the server averaged where that is better on samples.
+
+    samples: (image, labels). Better by the mIoU of the mean over the server's heads so far; an exit is averaged
+    only if all before it are; nothing is written yet.
+    """
+    entries, places = bundle.document['exits'], range(len(bundle.onboard_exits) + 1, len(bundle.exits))
+    engines = []
+    for averaged in (False, True):
+        document = {**bundle.document, 'exits': [{**entry, 'averaged': averaged and place in places}
+                                                 for place, entry in enumerate(entries)]}
+        engines.append(Engine(Bundle(bundle.path, document), threads=threads))
+    totals = np.zeros((2, len(entries), len(bundle.classes), len(bundle.classes) + 1), np.int64)
+    for image, labels in samples if bundle.split and len(places) else ():
+        for total, engine in zip(totals, engines):
+            total += [confusion(labels, output.mask(*labels.shape[::-1]), len(bundle.classes))
+                      for output in to_the_end(engine, image, partial=False).outputs]
+    for place in range(len(entries)):
+        own, mean = (mean_iou(total[place]) if place in places else 0.0 for total in totals)
+        entries[place]['averaged'] = mean > own and (place - 1 not in places or entries[place - 1]['averaged'])
+    return Bundle(bundle.path, bundle.document)
+
+
 def set_temperatures(bundle: Bundle, temperatures: list) -> Bundle:
     """The same bundle with these temperatures, one per exit; nothing is written yet."""
     for entry, temperature in zip(bundle.document['exits'], temperatures, strict=True):
@@ -191,7 +214,7 @@ def calibrate(name_or_path: str, dataset: str, root: str | None, split: str, lim
     ValueError or FileNotFoundError.
     """
     from ee_seg_ros.search.temperature import calibrate_temperatures, labelled_pixels
-    bundle = Bundle.load(name_or_path)
+    bundle = choose_averaged(Bundle.load(name_or_path), samples_of(dataset, root, split, limit)[1], threads)
     total, samples = samples_of(dataset, root, split, limit)
     found = calibrate_temperatures(labelled_pixels(Engine(bundle, threads=threads), samples,
                                                    lambda done: report(done, 2 * total)))
@@ -276,6 +299,8 @@ def copy_calibration(source: str, target: str, dataset: str = 'camvid', root: st
         expert.update((key, value) for key, value in measured.items() if key != 'exits')
         for name, entry in expert['exits'].items():
             entry['temperature'] = measured['exits'][name]['temperature']
+    for entry, theirs in zip(bundle.document['exits'], twin.document['exits']):
+        entry['averaged'] = theirs.get('averaged', False)
     for key in ('criteria', 'calibration', 'search', 'pixels', 'gain'):
         if key in twin.document:
             bundle.document[key] = twin.document[key]

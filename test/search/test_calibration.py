@@ -12,6 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """Calibration: operating points are the cheapest points that keep the promise."""
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -19,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import CLASSES, tiny_bundle
+from tiny import CLASSES, HEIGHT, WIDTH, tiny_bundle
 
-from ee_seg_ros.evaluation.evaluate import Observations, observe
+from ee_seg_ros.evaluation.evaluate import Observations, observe, to_the_end
 from ee_seg_ros.evaluation.metrics import mean_iou
 from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle, BundleError
+from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.search import calibration, gain
 from ee_seg_ros.search.calibration import (
     LOSSES,
@@ -137,7 +139,28 @@ def test_curves_and_temperatures_are_measured_stored_and_copied(tmp_path, monkey
     assert Bundle.load(copied).document['gain'] == bundle.document['gain']
     for point_name in OPERATING_POINTS:
         assert Bundle.load(copied).thresholds('region', point_name) == bundle.thresholds('region', point_name)
-    assert [exit_.temperature for exit_ in Bundle.load(copied).exits] == [exit_.temperature for exit_ in bundle.exits]
+    assert [(exit_.temperature, exit_.averaged) for exit_ in Bundle.load(copied).exits] == [
+        (exit_.temperature, exit_.averaged) for exit_ in bundle.exits]
+
+
+@pytest.mark.parametrize('right, expected', [
+    ((3, 4), [False, False, False, True, True]), ((3,), [False, False, False, True, False]),
+    ((4,), [False] * 5), ((), [False] * 5)])
+def test_exits_are_averaged_where_that_is_better_as_far_as_all_before_them_are(tmp_path, monkeypatch, right, expected):
+    """Behind the split lie exit3, exit4 and final; right is the mean at the exits in `right`, else their own output."""
+    bundle = Bundle.load(tiny_bundle(tmp_path / 'tiny'))
+    documents = [copy.deepcopy(bundle.document) for _ in range(2)]
+    for entry in documents[1]['exits'][3:]:
+        entry['averaged'] = True
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    own, mean = ([output.mask(WIDTH, HEIGHT) for output in to_the_end(
+        Engine(Bundle(bundle.path, document), threads=1), image).outputs] for document in documents)
+    masks = {place: (mean if place in right else own)[place] for place in (3, 4)}
+    assert all((own[place] != mean[place]).any() for place in (3, 4))
+    monkeypatch.setattr(calibration, 'confusion', lambda labels, mask, classes: 1000 * np.eye(
+        CLASSES, CLASSES + 1, dtype=int) + (not any((mask == each).all() for each in masks.values())))
+    found = calibration.choose_averaged(bundle, [(image, masks[3])], 1)
+    assert [exit_.averaged for exit_ in found.exits] == expected
 
 
 def test_single_pixels_are_not_copied_without_mean_features_nor_measured_without_cells(tmp_path):
