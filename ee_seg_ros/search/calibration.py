@@ -63,7 +63,7 @@ def levels(bundle: Bundle, observed: Observations, criterion: str) -> list:
     rule, scores = CRITERIA[criterion], observed.scores[criterion]
     onboard, count = sum(exit_.onboard for exit_ in bundle.judged_exits), len(scores)
     weights = np.random.default_rng(0).multinomial(count, [1 / count] * count, RESAMPLES)
-    whole = _resampled_mious(observed.matrices[:, -1], weights)
+    whole = _resampled_mious(observed.matrices_of('never', np.full(count, len(bundle.judged_exits))), weights)
     found, bounds = [], {}
     for level in threshold_levels(rule, scores, onboard):
         taken = exits_taken(rule, scores, level)
