@@ -107,7 +107,7 @@ class Offboard(SegmentationNode):
                 'fingerprint': self.bundle.fingerprint, 'features': FORMAT}
         for name in self._robots:
             # In the end this goes first: robots see at once that nobody serves any more.
-            stack.callback(self.destroy_publisher, announce(self, topic_of(name, 'offboard_info'), told))
+            stack.callback(announce(self, topic_of(name, 'offboard_info'), told))
 
     def _serve(self, name, stack):
         def publisher(type_, topic):

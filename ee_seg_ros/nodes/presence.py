@@ -15,56 +15,66 @@
 from typing import Callable
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
 
-from ee_seg_ros.nodes.qos import LATCHED_BY_SEVERAL, OFFBOARD_INFO
+from ee_seg_ros.nodes.qos import OFFBOARD_INFO, OFFBOARD_INFOS
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:    # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
+AGAIN_S = 0.5    # until an offboard node says again that it serves
 
-def announce(node, topic: str, values: dict):
-    """Publish (latched) that this node serves; it is known to be there as long as the returned publisher lives."""
+
+def announce(node, topic: str, values: dict) -> Callable[[], None]:
+    """Publish that this node serves, now (latched) and twice a second; returns what ends that.
+
+    Again, because the latched message alone may come seconds late: a reader has to ask for it, and where a process was
+    killed just before, Fast DDS asks through the shared memory of that one until it is given up: up to 4 s, measured.
+    What is published while the reader is there reaches it without being asked for.
+    """
     publisher = node.create_publisher(DiagnosticStatus, topic, OFFBOARD_INFO)
-    publisher.publish(DiagnosticStatus(
+    message = DiagnosticStatus(
         level=DiagnosticStatus.OK, name=node.get_fully_qualified_name(), hardware_id=values['id'], message='serving',
-        values=[KeyValue(key=key, value=str(value)) for key, value in values.items()]))
-    return publisher
+        values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])
+    publisher.publish(message)
+    steady = Clock(clock_type=ClockType.STEADY_TIME)    # goes on where simulated time stands still
+    timer = node.create_timer(AGAIN_S, lambda: publisher.publish(message), clock=steady)
+
+    def end():
+        node.destroy_timer(timer)
+        node.destroy_publisher(publisher)
+    return end
 
 
 class Presence:
-    """Follows `offboard_info`: `servers` holds what each offboard node that is alive told of itself, the newest last.
+    """Follows `offboard_info`: `servers` holds what each offboard node that is alive told of itself.
 
-    Alive is what DDS says by the liveliness lease of a second: a node that was killed cannot say good-bye. The message
-    says who it is; it comes once, so it is kept over a gap in the link.
-    on_change: called without arguments after every change, from the executor.
+    How many are alive is what DDS says by the liveliness lease of a second: a node that was killed cannot say good-bye.
+    DDS does not say which of them left: those that remain go on saying who they are, so they are the ones heard last.
+    One in a process: Fast DDS counts those that are alive right only in the first subscription of a topic.
+    on_change: called without arguments after every message and every change, from the executor.
     """
 
     def __init__(self, node, topic: str, on_change: Callable[[], None] = lambda: None):
-        self._node, self._topic, self._on_change = node, topic, on_change
+        self._node, self._on_change = node, on_change
         self._alive = 0
-        # Two subscriptions, because Fast DDS counts those that are alive right only in the first one of a process.
-        self._lease = node.create_subscription(
-            DiagnosticStatus, topic, lambda message: None, OFFBOARD_INFO,
+        self._told: dict = {}    # by id, the one heard last at the end
+        self._subscription = node.create_subscription(
+            DiagnosticStatus, topic, self._on_info, OFFBOARD_INFOS,
             event_callbacks=SubscriptionEventCallbacks(liveliness=self._on_liveliness))
-        self._ask()
-
-    def _ask(self):
-        """Subscribe to what the servers have to say, which is latched."""
-        self._told = {}
-        self._infos = self._node.create_subscription(DiagnosticStatus, self._topic, self._on_info, LATCHED_BY_SEVERAL)
 
     @property
     def servers(self) -> list:
-        """What each offboard node told of itself, as dicts of strings; empty while there is none."""
-        return list(self._told.values())[-self._alive:] if self._alive else []
+        """What each offboard node told of itself, as dicts of strings, in the order of their ids; empty without any."""
+        alive = list(self._told)[-self._alive:] if self._alive else []
+        return [self._told[name] for name in sorted(alive)]
 
     def close(self) -> None:
         """Stop following."""
         self._alive = 0
-        for subscription in (self._lease, self._infos):
-            self._node.destroy_subscription(subscription)
+        self._node.destroy_subscription(self._subscription)
 
     def _on_info(self, message):
         self._told.pop(message.hardware_id, None)
@@ -72,9 +82,7 @@ class Presence:
         self._on_change()
 
     def _on_liveliness(self, event):
-        before, self._alive = self._alive, event.alive_count
-        if before > 1 and self._alive < before:
-            # DDS does not say which of them left: those that remain say again who they are.
-            self._node.destroy_subscription(self._infos)
-            self._ask()
+        self._alive = event.alive_count
+        if not self._alive:
+            self._told.clear()    # else the next one would be taken for the last one until it speaks
         self._on_change()

@@ -47,8 +47,10 @@ LATCHED = _keep_last(1, reliability=ReliabilityPolicy.RELIABLE, durability=Durab
 LATCHED_BY_SEVERAL = _keep_last(100, reliability=ReliabilityPolicy.RELIABLE,
                                 durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
-OFFBOARD_INFO = _keep_last(1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL,
-                           liveliness=LivelinessPolicy.AUTOMATIC, liveliness_lease_duration=LEASE)
+_SERVING = {'reliability': ReliabilityPolicy.RELIABLE, 'durability': DurabilityPolicy.TRANSIENT_LOCAL,
+            'liveliness': LivelinessPolicy.AUTOMATIC, 'liveliness_lease_duration': LEASE}
+OFFBOARD_INFO = _keep_last(1, **_SERVING)
+OFFBOARD_INFOS = _keep_last(100, **_SERVING)    # to read it: there may be several offboard nodes
 
 
 def features(reliable: bool) -> QoSProfile:

@@ -42,10 +42,10 @@ def onboard(start, peer):
 def server(onboard, peer, bundle):
     """Announces a matching server for the time of a test."""
     peer.set(deadline_ms=AGES)
-    info = announce(peer.node, 'offboard_info', {'id': 'test', 'bundle': 'street', 'fingerprint': bundle.fingerprint})
+    end = announce(peer.node, 'offboard_info', {'id': 'test', 'bundle': 'street', 'fingerprint': bundle.fingerprint})
     peer.wait_for_diagnosis('ee_seg', 'offboard_present', 'true')
-    yield info
-    peer.node.destroy_publisher(info)
+    yield
+    end()
     peer.wait_for_diagnosis('ee_seg', 'offboard_present', 'false')
     assert onboard.running and 'Traceback' not in onboard.text, onboard.text
 
@@ -159,14 +159,14 @@ def test_a_stamp_seen_twice_in_flight_is_not_forwarded_twice(onboard, server, pe
 
 
 def test_a_server_with_another_bundle_gets_nothing(onboard, peer):
-    info = announce(peer.node, 'offboard_info', {'id': 'x', 'bundle': 'other', 'fingerprint': 'feedfacefeedface'})
+    end = announce(peer.node, 'offboard_info', {'id': 'x', 'bundle': 'other', 'fingerprint': 'feedfacefeedface'})
     peer.wait(lambda: 'ee_seg' in peer.diagnostics and 'feedfacefeedface' in peer.diagnostics['ee_seg'][1],
               'the error in /diagnostics')
     assert peer.diagnostics['ee_seg'][0] == b'\x02'
     trace, = peer.finals([peer.segment(scene(1))])
     assert (trace['forwarded'], trace['final_source']) == ('false', 'onboard')
     assert not peer.received['features']
-    peer.node.destroy_publisher(info)
+    end()
     peer.wait(lambda: peer.diagnostics['ee_seg'][0] != b'\x02', 'the end of the error')
     assert onboard.text.count('runs another bundle (other feedfacefeedface)') == 1
 
@@ -183,11 +183,11 @@ def test_of_two_servers_the_one_that_leaves_is_forgotten(onboard, peer, bundle):
                   f'{level}, {present}, {nodes}, but {peer.diagnostics.get("ee_seg: link")}')
     for stays, leaves, after in ((matching, foreign, (OK, 'true')), (foreign, matching, (ERROR, 'false'))):
         for order in ((stays, leaves), (leaves, stays)):
-            infos = {told['id']: announce(peer.node, 'offboard_info', told) for told in order}
+            ends = {told['id']: announce(peer.node, 'offboard_info', told) for told in order}
             link(OK, 'true', '2')
-            peer.node.destroy_publisher(infos[leaves['id']])
+            ends[leaves['id']]()
             link(*after, '1')
-            peer.node.destroy_publisher(infos[stays['id']])
+            ends[stays['id']]()
             link(WARN, 'false', '0')
 
 

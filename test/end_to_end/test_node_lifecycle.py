@@ -193,7 +193,7 @@ def test_shut_down_from_every_state(managed, load, peer, node, transitions, shut
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_told_to_end_while_frames_wait_for_their_refinement(start, peer, bundle, number):
     process = start('onboard', criterion='never', deadline_ms=50000)
-    info = announce(peer.node, 'offboard_info', {'id': 'test', 'bundle': 'street', 'fingerprint': bundle.fingerprint})
+    end = announce(peer.node, 'offboard_info', {'id': 'test', 'bundle': 'street', 'fingerprint': bundle.fingerprint})
     peer.diagnostics.clear()
     peer.wait_for_diagnosis('ee_seg', 'offboard_present', 'true')    # but it never answers
     peer.send_until_heard(lambda: peer.show(PICTURES[1]), 'ee_seg/mask')
@@ -203,7 +203,7 @@ def test_told_to_end_while_frames_wait_for_their_refinement(start, peer, bundle,
     every_mask_has_its_final_mask(peer)
     assert 'late' in {message.status[0].message for message in peer.received['ee_seg/trace']}
     assert 'Traceback' not in process.text, process.text
-    peer.node.destroy_publisher(info)
+    end()
 
 
 @pytest.mark.skipif(not Path('/proc/self/maps').is_file(), reason='needs /proc')
