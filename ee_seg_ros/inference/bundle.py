@@ -231,6 +231,12 @@ class Bundle:
         return None if limits is None else np.array(limits, np.float32)
 
     @property
+    def class_weights(self) -> Optional[np.ndarray]:
+        """float32 (classes,): what doubt about a class weighs in the worth of a cell; None: all the same."""
+        weights = self.document.get('pixels', {}).get('weights')
+        return None if weights is None else np.array(weights, np.float32)
+
+    @property
     def class_means(self) -> dict:
         """Feature tensor -> uint8 (classes, channels): mean levels of the cells of each class; {} if not known."""
         return {name: np.array(values, np.uint8)

@@ -149,6 +149,7 @@ def _check_cells(document, path):
                 raise BundleError(f'{path}/bundle.json: the map {tensor} of {width}x{height} is no multiple of the '
                                   f'{columns}x{rows} cells that `cells` speaks of')
     lists = [] if pixels is None else [*pixels['limits'].values(), pixels['send']]
+    lists += [pixels['weights']] if pixels is not None and 'weights' in pixels else []
     lists += class_means.values()
     if any(len(values) != count for values in lists):
         raise BundleError(f'{path}/bundle.json: `pixels` and `class_means` have an entry for each of the {count} '

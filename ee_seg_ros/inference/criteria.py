@@ -73,20 +73,23 @@ def confident_share(probabilities: np.ndarray, pixel_threshold: float = PIXEL_CO
     return float(np.count_nonzero(smoothed >= pixel_threshold) / smoothed.size)
 
 
-def confident_pixels(logits: np.ndarray, temperature: float, limits: np.ndarray) -> tuple:
+def confident_pixels(logits: np.ndarray, temperature: float, limits: np.ndarray,
+                     weights: Optional[np.ndarray] = None) -> tuple:
     """(bool (h, w), float32 (h, w)): pixels that stop, and by how much the top-1 probability of each falls short of 1.
 
     A pixel stops because its top-1 probability exceeds the limit of its class. logits: float32 (C, h, w), of which the
-    softmax at `temperature` is meant. limits: float (C,). Source: CBT (Gormez and Koyuncu, arXiv 2210.15621); with one
-    limit for all classes ADP-C (Liu et al., ICLR 2022).
+    softmax at `temperature` is meant. limits: float (C,). weights: float (C,), by which what falls short is multiplied
+    where a class is on top; None: 1. Source: CBT (Gormez and Koyuncu, arXiv 2210.15621); with one limit for all classes
+    ADP-C (Liu et al., ICLR 2022).
     """
     parts = logits - logits.max(0)
     parts *= np.float32(1 / temperature)
     inverse = np.exp(parts, out=parts).sum(0)    # of the top-1 probability; a top class's own part is exactly 1
     # The limits of the top classes, without argmax, which alone takes longer than all of this; their mean at a tie.
-    weights = np.stack([1 / np.maximum(limits, 1e-6), np.ones(len(limits))]).astype(np.float32)
-    largest, ties = weights @ (parts == 1).reshape(len(logits), -1)
-    return inverse * ties.reshape(inverse.shape) < largest.reshape(inverse.shape), 1 - 1 / inverse
+    of_class = [1 / np.maximum(limits, 1e-6), np.ones(len(limits)), 1 if weights is None else weights]
+    found = np.stack(np.broadcast_arrays(*of_class)).astype(np.float32) @ (parts == 1).reshape(len(logits), -1)
+    largest, ties, weight = found.reshape(3, *inverse.shape)
+    return inverse * ties < largest, (1 - 1 / inverse) * (weight / ties)
 
 
 @dataclass(frozen=True)

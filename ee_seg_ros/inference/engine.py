@@ -138,11 +138,11 @@ class Engine:
     def _unsettled(self, result, limits):
         """(pixels that stop, bool on the whole grid; doubt about those that do not, float32, as means of the cells).
 
-        Pixels stop where the last output is sure beyond the limit of the class, and where they had before. The means
-        are None for a bundle without cells.
+        Pixels stop where the last output is sure beyond the limit of the class, and where they had before. Doubt about
+        rare classes weighs more, for mIoU counts all classes alike. The means are None for a bundle without cells.
         """
         output, bundle = result.output, self.bundle
-        found = confident_pixels(output.grid_logits, output.exit.temperature, limits)
+        found = confident_pixels(output.grid_logits, output.exit.temperature, limits, bundle.class_weights)
         stopped, doubt = (on_grid(each, bundle.height, bundle.width, outside) for each, outside in zip(found, (1, 0)))
         if result.stopped is not None:
             stopped |= result.stopped

@@ -32,7 +32,7 @@ PAPER = (0.99, UNIFORM)    # CBT's easiest and hardest class on Cityscapes
 # Tried on images that nothing was trained on: the limit of the class told best (that of the one told worst is ADP-C's),
 # and the mean doubt from which on a cell is worth running the stages of each side.
 EASIEST = (0.9, 0.95, 0.98)
-WORTH = ((0.0, 0.06), (0.0, 0.1), (0.0, 0.14), (0.0, 0.18))
+WORTH = ((0.0, 0.06), (0.0, 0.1), (0.0, 0.13), (0.0, 0.16))
 # What is sent: limits of both (above 1: cells of that class always), margin on the grid, worth of a cell.
 SEND = tuple((*ends, margin, worth) for worth in (0.0, 0.06, 0.1) for margin in (0, 1, 2)
              for ends in ((0.5, 1.01), (0.8, 1.01), (0.8, 0.8)))
@@ -44,11 +44,13 @@ ALLOWED_LOSS = 0.005, 0.0025    # mIoU that class limits (0.006 in CBT's paper),
 class ClassStatistics:
     """Of n images: probabilities float64 (exits, classes, classes), row k the mean softmax over pixels of class k.
 
-    means: feature tensor -> uint8 (classes, channels), mean levels of each class; {} without a split.
+    means: feature tensor -> uint8 (classes, channels), mean levels of each class; {} without a split. shares: float64
+    (classes,), of the labelled pixels.
     """
 
     probabilities: np.ndarray
     means: dict
+    shares: np.ndarray
 
 
 def _labels_at(labels, placement, height, width, stride):
@@ -95,7 +97,17 @@ def class_statistics(engine: Engine, samples: Iterable,
     return ClassStatistics(
         np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], 1 / classes),
         {name: np.where(seen[name][:, None] > 0, totals[name] / np.maximum(seen[name], 1)[:, None], middle
-                        ).round().astype(np.uint8) for name in totals})
+                        ).round().astype(np.uint8) for name in totals}, counts / max(counts.sum(), 1))
+
+
+def class_weights(shares: np.ndarray) -> np.ndarray:
+    """float64 (classes,): what doubt about a pixel of a class weighs; 1 for the mean pixel.
+
+    shares: float (classes,), of the pixels. One over the root of the share: a pixel of a class counts in mIoU like one
+    over the share, but of rare classes more is told wrong and stays so. A class without pixels weighs as the rarest.
+    """
+    weights = np.maximum(shares, shares[shares > 0].min()) ** -0.5
+    return weights / (weights * shares).sum()
 
 
 def class_limits(probabilities: np.ndarray, easiest: float, hardest: float) -> np.ndarray:
@@ -137,7 +149,8 @@ def fit_pixels(engine: Engine, statistics: ClassStatistics, samples: list,
     samples = [each for sample in samples for each in (sample, *(altered(*sample, rng) for _ in range(COPIES)))]
     pixels = {
         'limits': {'class_threshold': [UNIFORM] * len(bundle.classes), 'uniform': [UNIFORM] * len(bundle.classes)},
-        'send': [1.0] * len(bundle.classes), 'send_margin': 0, 'send_worth': 0.0, 'worth': {},
+        'weights': class_weights(statistics.shares).round(4).tolist(), 'send': [1.0] * len(bundle.classes),
+        'send_margin': 0, 'send_worth': 0.0, 'worth': {},
         'paper_limits': class_limits(statistics.probabilities, *PAPER).round(6).tolist()}
     bundle.document['pixels'] = pixels
     done, tried = 0, []
