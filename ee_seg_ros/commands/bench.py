@@ -85,7 +85,7 @@ def criteria(bundle: str = shared.BUNDLE, dataset: str = shared.DATASET, root: s
 
 
 def distortions(bundle: str = shared.BUNDLE,
-                criterion: str = typer.Option('entropy', help='What decides that a mask is good enough.'),
+                criterion: str = typer.Option('region_change', help='What decides that a mask is good enough.'),
                 operating_point: str = typer.Option('balanced', help='fast, balanced or accurate.'),
                 dataset: str = shared.DATASET, root: str = shared.ROOT,
                 split: str = typer.Option('val', help=shared.SPLIT_HELP), limit: int = shared.LIMIT,

@@ -25,7 +25,7 @@ def demo(source: str = typer.Option('scenes', help='scenes, a folder of images, 
          frames: int = typer.Option(120, help='Frames to publish; at most what the source has.'),
          rate: float = typer.Option(10.0, help='Frames per second.'),
          bundle: str = shared.BUNDLE,
-         criterion: str = typer.Option('entropy', help='What decides that a mask is good enough.'),
+         criterion: str = typer.Option('region_change', help='What decides that a mask is good enough.'),
          operating_point: str = typer.Option('balanced', help='fast, balanced, accurate; searched, where a search '
                                                               'wrote the bundle.'),
          distort: str = typer.Option('', help='Distort the images: NAME:LEVEL, such as noise:20, blur:3, motion:15, '

@@ -37,7 +37,7 @@ from ee_seg_ros.inference.experts import AUTO, ExpertChooser
 from ee_seg_ros.processes import ChildError, Children
 
 RATE = 4.0           # Hz; half a period is longer than either needs
-CRITERION, OPERATING_POINT, THREADS = 'entropy', 'balanced', 2
+CRITERION, OPERATING_POINT, THREADS = 'region_change', 'balanced', 2
 MASK_SIZE = 480, 360     # of `postprocess_ms`
 ROWS = 4
 START_S, QUIET_S = 60.0, 3.0

@@ -97,7 +97,7 @@ _MODEL = (
 
 # The same on both sides, and with the same defaults: a point of a bundle's curve was measured on both together.
 _JUDGING = (
-    Parameter('criterion', 'str', 'entropy', 'What decides that a mask is good enough.', choices=tuple(CRITERIA)),
+    Parameter('criterion', 'str', 'region_change', 'What decides that a mask is good enough.', choices=tuple(CRITERIA)),
     Parameter('operating_point', 'str', 'balanced', 'Which of the thresholds that the bundle stores per criterion: '
               'the fewer frames settle early, the more accurate; searched: those of a search, where one wrote the '
               'bundle.', choices=(*OPERATING_POINTS, SEARCHED)),
