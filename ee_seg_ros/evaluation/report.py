@@ -207,7 +207,7 @@ def _savings_rows(savings, kind, scale, digits):
         return '' if value is None else f'{factor * value:.{places}f}'
 
     def around(entry, key, *form):
-        return ' .. '.join(shown(end, *form) for end in entry['intervals'][key]['90'])
+        return ' .. '.join(shown(end, *form) for end in entry.get('intervals', {key: {'90': []}})[key]['90'])
     rows = []
     for name, entry in savings.items():
         places, fitted = ([*part['levels'], part['mean']] if part else [{}] * (1 + len(entry[kind]['levels']))

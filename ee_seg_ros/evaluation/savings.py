@@ -107,11 +107,18 @@ def intervals(values: np.ndarray) -> dict:
             for sure in SURE}
 
 
+def _number(value):
+    return float(value) if np.isfinite(value) else None
+
+
 def _saved(theirs, ours):
-    """`saved` and `saved_share` of costs (R, L), means over L, with intervals where there are resamples."""
+    """`saved` and `saved_share` of costs (R, L), means over L, with intervals where there are resamples.
+
+    None, without intervals, where one of the two never reaches a level.
+    """
     values = {'saved': (theirs - ours).mean(1), 'saved_share': ((theirs - ours) / theirs).mean(1)}
-    found = {key: float(value[0]) for key, value in values.items()}
-    if len(theirs) > 1:
+    found: dict = {key: _number(value[0]) for key, value in values.items()}
+    if len(theirs) > 1 and None not in found.values():
         found['intervals'] = {key: intervals(value) for key, value in values.items()}
     return found
 
@@ -121,12 +128,13 @@ def saving(ours: Sweep, reference: Sweep, cost: str) -> dict:
 
     Returns {levels: one for each of LOSSES_PP {loss_pp, miou, reference_cost, cost, saved, saved_share}, mean: {saved,
     saved_share}: their means over the levels}, with `intervals` of `saved` and `saved_share` where the sweeps have
-    resamples. saved: in the unit of the cost; saved_share: over the reference's cost. Negative: it costs more.
+    resamples. saved: in the unit of the cost; saved_share: over the reference's cost. Negative: it costs more. None
+    where a curve never reaches a level.
     """
     levels = reference.mious[:, :1] - np.array(LOSSES_PP) / 100
     theirs, mine = (cost_at(side.mious, side.costs[cost], levels) for side in (reference, ours))
-    return {'levels': [{'loss_pp': loss, 'miou': float(levels[0, index]), 'reference_cost': float(theirs[0, index]),
-                        'cost': float(mine[0, index]), **_saved(theirs[:, [index]], mine[:, [index]])}
+    return {'levels': [{'loss_pp': loss, 'miou': float(levels[0, index]), 'reference_cost': _number(theirs[0, index]),
+                        'cost': _number(mine[0, index]), **_saved(theirs[:, [index]], mine[:, [index]])}
                        for index, loss in enumerate(LOSSES_PP)],
             'mean': _saved(theirs, mine)}
 
@@ -138,6 +146,7 @@ def best_by_fit(savings: dict) -> str | None:
     decided on the images that are reported on: the best of several on them would flatter itself.
     """
     shares = {name: entry['fit']['macs']['mean']['saved_share'] for name, entry in savings.items() if 'fit' in entry}
+    shares = {name: share for name, share in shares.items() if share is not None}
     return max(shares, key=shares.get) if shares else None
 
 
@@ -148,14 +157,15 @@ def claims_of(savings: dict, whole_macs: float) -> tuple:
     heads, over which `region_vs_entropy_saved_share` is taken, while that of the best is over entropy's cost.
     """
     claims, around = {}, {}
-    if 'region' in savings:
+    if 'region' in savings and savings['region']['macs']['mean']['saved'] is not None:
         mean = savings['region']['macs']['mean']
         for claim, unit in (('region_vs_entropy_macs_saved', 1.0), ('region_vs_entropy_saved_share', whole_macs)):
             claims[claim] = mean['saved'] / unit
             around[claim] = {sure: [end / unit for end in ends] for sure, ends in mean['intervals']['saved'].items()}
     best = best_by_fit(savings)
     if best is not None:
-        mean = savings[best]['macs']['mean']
-        claims |= {'best_vs_entropy_saved_share': mean['saved_share'], 'best_criterion': best}
-        around['best_vs_entropy_saved_share'] = mean['intervals']['saved_share']
+        claims['best_criterion'], mean = best, savings[best]['macs']['mean']
+        if mean['saved_share'] is not None:
+            claims['best_vs_entropy_saved_share'] = mean['saved_share']
+            around['best_vs_entropy_saved_share'] = mean['intervals']['saved_share']
     return claims, around

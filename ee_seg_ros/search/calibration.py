@@ -29,7 +29,7 @@ from ee_seg_ros.search.gain import fit as fit_gain
 from ee_seg_ros.search.pixels import ClassStatistics, class_statistics, fit_pixels
 from ee_seg_ros.search.pixels import steps as fit_steps
 
-# Most mIoU that an operating point may lose against running the whole network on every frame.
+# Most mIoU that an operating point may lose against the final output alone.
 ALLOWED_LOSS = {'fast': 0.02, 'balanced': 0.01, 'accurate': 0.005}
 RESAMPLES, SURE, CURVE_STEPS = 400, 0.9, 40
 STATED = ('thresholds', 'miou', 'mean_macs', 'loss_bound', 'onboard_miou', 'forwarded_share')    # of operating points
@@ -63,7 +63,7 @@ def levels(bundle: Bundle, observed: Observations, criterion: str) -> list:
     rule, scores = CRITERIA[criterion], observed.scores[criterion]
     onboard, count = sum(exit_.onboard for exit_ in bundle.judged_exits), len(scores)
     weights = np.random.default_rng(0).multinomial(count, [1 / count] * count, RESAMPLES)
-    whole = _resampled_mious(observed.matrices_of('never', np.full(count, len(bundle.judged_exits))), weights)
+    whole = _resampled_mious(observed.matrices[:, -1], weights)
     found, bounds = [], {}
     for level in threshold_levels(rule, scores, onboard):
         taken = exits_taken(rule, scores, level)

@@ -162,3 +162,13 @@ def test_what_was_not_measured_is_absent():
     assert set(claims_of({'region': entry(8.0, 0.4)}, 40.0)[0]) == {
         'region_vs_entropy_macs_saved', 'region_vs_entropy_saved_share'}
     assert set(claims_of({'gain': entry(8.0, 0.4, 0.2)}, 40.0)[0]) == {'best_vs_entropy_saved_share', 'best_criterion'}
+
+
+def test_a_curve_that_never_reaches_a_level_saves_nothing_there_and_makes_no_claim():
+    found = saving(line((0.592, 10), (0.58, 2)), line((0.6, 10), (0.5, 0)), 'macs')
+    first, *others = found['levels']
+    assert (first['cost'], first['saved'], first['saved_share']) == (None,) * 3 and first['reference_cost'] is not None
+    assert all(level['saved'] is not None for level in others)
+    assert found['mean'] == {'saved': None, 'saved_share': None}
+    of = {'macs': found, 'fit': {'macs': {'mean': {'saved_share': 0.2}}}}
+    assert claims_of({'region': of, 'gain': {**of, 'fit': {'macs': found}}}, 40.0) == ({'best_criterion': 'region'}, {})

@@ -179,6 +179,8 @@ def test_cells_stay_behind_only_where_all_that_needs_is_known(windowed, key):
     (lambda d: d.pop('pixels'), 'thresholds of the criterion class_threshold, but not the `pixels` that it needs'),
     (lambda d: d['pixels'].pop('send'), "'send' is a required property"),
     (lambda d: d['pixels'].update(send_worth=1.5), 'pixels/send_worth'),
+    (lambda d: d['pixels'].update(weights=[1, 2]), 'an entry for each of the 3 classes'),
+    (lambda d: d['pixels'].update(weights=[1, 2, -1]), 'pixels/weights/2'),
     (lambda d: d['pixels'].update(exits=['exit1']), 'the exits exit1, expected some of .*, the last one onboard'),
     (lambda d: d['pixels'].update(exits=['exit2', 'final']), 'looks at the exits exit2, final, expected some of'),
     (lambda d: d['pixels']['worth'].update(uniform=[0.1]), 'pixels/worth/uniform'),

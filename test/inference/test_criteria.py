@@ -107,6 +107,15 @@ def test_a_pixel_stops_where_its_top_probability_exceeds_the_limit_of_its_class(
         assert np.count_nonzero(stopped[found.argmax(0) == number]) == (len(top) + 1) // 2
 
 
+def test_doubt_weighs_what_the_class_on_top_weighs():
+    logits = np.array([[5, 1, 5], [1, 5, 5], [0, 0, 0]], np.float32)[:, None]
+    limits, weights = np.full(3, 0.99), np.array([0.5, 4.0, 9.0])
+    stopped, doubt = confident_pixels(logits, 1.0, limits)
+    weighed = confident_pixels(logits, 1.0, limits, weights)
+    np.testing.assert_array_equal(weighed[0], stopped)
+    np.testing.assert_allclose(weighed[1], doubt * [0.5, 4.0, 2.25], rtol=1e-6)    # their mean where two are on top
+
+
 def test_a_pixel_between_two_classes_does_not_stop():
     """Two classes of one logit have 0.5 each, which is above neither limit, as is common with weights in int8."""
     logits = np.array([[5, 5, 5], [5, -9, 5], [-9, -9, 5]], np.float32)[:, None]

@@ -167,6 +167,17 @@ def test_windows_only_shrink_and_hold_all_that_goes_on(windowed, monkeypatch, se
             assert (output.stopped | inside(window)).all() and not output.stopped.all()
 
 
+def test_cells_of_classes_that_weigh_more_are_worth_more(windowed, mixed):
+    engine = changed(windowed, lambda document: document['pixels'].update(weights=[4.0, 1.0, 0.0]))
+    first = engine.segment(mixed, 'class_threshold', AT_NO_EXIT).outputs[0]
+    found = softmax(first.logits)
+    top = found.argmax(0)
+    doubt = np.where(found.max(0) > CLASS_LIMITS[top], 0, (1 - found.max(0)) * np.array([4.0, 1.0, 0.0])[top])
+    window = best_window(doubt - WORTH[0])
+    assert window != left_to_do(first.logits, WORTH[0], np.zeros(CELLS, bool))[0]
+    np.testing.assert_array_equal(first.stopped, (found.max(0) > CLASS_LIMITS[top]) | ~inside(window))
+
+
 def test_an_averaged_exit_gives_the_mean_over_the_heads_of_its_side(windowed, engine, mixed):
     """On whole maps; what has stopped keeps what it has, and alone an exit gives its own output."""
     averaging = changed(windowed, lambda document: [entry.update(averaged=True) for entry in document['exits'][3:]])

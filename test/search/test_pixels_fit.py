@@ -44,6 +44,12 @@ def test_classes_that_are_told_alike_all_get_the_hardest_limit():
     np.testing.assert_allclose(class_limits(np.stack([np.eye(3)] * 2), 0.7, 0.998), [0.998] * 3)
 
 
+def test_rare_classes_weigh_more_and_the_mean_pixel_weighs_1():
+    weights = fitting.class_weights(np.array([0.64, 0.32, 0.04, 0.0]))
+    np.testing.assert_allclose(weights / weights[0], [1, 2 ** 0.5, 4, 4])    # one that never occurs as the rarest
+    assert weights @ [0.64, 0.32, 0.04, 0] == pytest.approx(1)
+
+
 def grid_of(*rows):
     """Probabilities (3, 2, 3) from one (p0, p1, p2) per cell."""
     return np.array(rows).transpose(2, 0, 1)
@@ -96,6 +102,7 @@ def test_statistics_look_at_the_images_content_only_and_add_up_over_images():
     reports = []
     found = class_statistics(Played(FIRST, FEATURE, half), [(None, labels_of([0, 0, 1]))] * 2, reports.append)
     np.testing.assert_allclose(found.probabilities[0], [A, B, [1 / 3] * 3])
+    np.testing.assert_allclose(found.shares, [2 / 3, 1 / 3, 0])
     assert found.means['code'].tolist() == [[2, 0], [5, 2], [8, 8]] and reports == [1, 2]
 
 
@@ -135,7 +142,8 @@ def fit(monkeypatch, outcome, split=True, document=None):
         return outcome(*asked[-1])
     monkeypatch.setattr(fitting, '_measure', measure)
     reports = []
-    found = fit_pixels(SimpleNamespace(bundle=bundle), ClassStatistics(PROBABILITIES, {}), [], reports.append)
+    statistics = ClassStatistics(PROBABILITIES, {}, np.full(3, 1 / 3))
+    found = fit_pixels(SimpleNamespace(bundle=bundle), statistics, [], reports.append)
     assert bundle.document['pixels'] is found and reports == list(range(1, fitting.steps(bundle) + 1))
     return found, asked
 
