@@ -117,7 +117,7 @@ def _saved(theirs, ours):
     None, without intervals, where one of the two never reaches a level.
     """
     values = {'saved': (theirs - ours).mean(1), 'saved_share': ((theirs - ours) / theirs).mean(1)}
-    found: dict = {key: _number(value[0]) for key, value in values.items()}
+    found = {key: _number(value[0]) for key, value in values.items()}
     if len(theirs) > 1 and None not in found.values():
         found['intervals'] = {key: intervals(value) for key, value in values.items()}
     return found
