@@ -29,7 +29,6 @@ from ee_seg_ros.search.cascades import threshold_levels
 
 SMOOTHING = (None, {'sigma': 1.0, 'share': 0.6})    # see `inference.frame.smoothed`
 EVERY = 3        # an image comes in each third distortion and level of a family: enough to tell strengths apart
-LEVELS = (25, 25, 3)    # of thresholds, see `threshold_levels`: fine where it is decided what stays onboard
 LIKELY = 0.75    # share of the resamples of the images in which an expert settles no fewer than the own heads
 
 
@@ -129,7 +128,7 @@ def expert_criterion(bundle: Bundle, criterion: str, observed: Observations, bef
     scores[:, :onboard] += sign * added * strength[:, None]    # the same as stricter thresholds; the server has none
     observed = replace(observed, scores={criterion: scores})
     points = [{'thresholds': list(map(float, level)), **cascade(bundle, observed, criterion, level)}
-              for level in threshold_levels(rule, scores, onboard, LEVELS)]
+              for level in threshold_levels(rule, scores, onboard)]
     return {'direction': rule.direction, 'thresholds': rule.thresholds, 'per_strength': added, 'curve': curve(points),
             'operating_points': expert_points(bundle, criterion, points, observed, before, images)}
 
