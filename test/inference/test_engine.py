@@ -25,6 +25,7 @@ from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.features import pack, unpack
 from ee_seg_ros.inference.frame import fit, preprocess
+from ee_seg_ros.inference.graphs import LIGHT_MACS
 from ee_seg_ros.inference.outputs import GRID
 from ee_seg_ros.inference.pixels import OnboardMap
 
@@ -103,6 +104,13 @@ def test_the_server_runs_to_the_end_unless_told_otherwise(tiny, noise):
     rest = engine.finish(engine.encode(result), result.placement)
     assert [output.exit.name for output in result.outputs + rest.outputs] == [exit_.name for exit_ in tiny.exits]
     assert result.macs + rest.macs == sum(graph['macs'] for graph in tiny.graphs.values())
+
+
+def test_light_graphs_run_on_one_thread(bundle):
+    graphs = Engine(bundle, threads=3)._graphs
+    threads = {name: session.get_session_options().intra_op_num_threads for name, session in graphs._sessions.items()}
+    assert threads['stage1'] == threads['final'] == 3 and threads['exit1'] == threads['decode'] == 1
+    assert threads == {name: 1 if bundle.graphs[name]['macs'] < LIGHT_MACS else 3 for name in threads}
 
 
 @pytest.mark.parametrize('which', ['tiny', 'unsplit', 'bundle'])
