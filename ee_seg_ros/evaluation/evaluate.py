@@ -88,7 +88,7 @@ def to_the_end(engine: Engine, image: np.ndarray, criterion: str = 'never', part
                     expert)
 
 
-def _ends(bundle, frame, labels):
+def frame_ends(bundle: Bundle, frame: PairResult, labels: np.ndarray) -> tuple:
     """(matrices, macs) of a frame at every exit.
 
     Where it was settled on the way, it ends there for all that follow; where an exit was passed by, at the next one.
@@ -130,7 +130,7 @@ def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = l
     averaged = any(exit_.averaged for exit_ in bundle.exits)
     for image, labels in samples:
         whole = to_the_end(engine, image, partial=False, expert=expert)
-        matrices.append(_ends(bundle, whole, labels)[0])
+        matrices.append(frame_ends(bundle, whole, labels)[0])
         for index, exit_ in enumerate(bundle.exits):
             if exit_.averaged:    # not alone
                 alone = engine.run_exit(image, exit_.name, expert).output.mask(*labels.shape[::-1])
@@ -140,7 +140,7 @@ def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = l
             frame = to_the_end(engine, image, name, expert=expert) if name in pixelwise else forwarded
             scores[name].append(frame_scores(rule, bundle, frame))
             if averaged or frame is not whole:
-                ends.setdefault(name, []).append((*_ends(bundle, frame, labels), len(frame.payload(engine))))
+                ends.setdefault(name, []).append((*frame_ends(bundle, frame, labels), len(frame.payload(engine))))
         report(len(matrices))
     if not matrices:
         raise ValueError('there are no images to evaluate')

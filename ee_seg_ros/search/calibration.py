@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ee_seg_ros.data.datasets import samples_of
-from ee_seg_ros.evaluation.evaluate import Observations, cascade, exit_costs, exits_taken, observe, to_the_end
+from ee_seg_ros.evaluation.evaluate import Ends, Observations, cascade, exit_costs, exits_taken, observe, to_the_end
 from ee_seg_ros.evaluation.metrics import confusion, mean_iou
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.criteria import CRITERIA
@@ -154,14 +154,17 @@ def cross_validated(bundle: Bundle, observed: Observations, criterion: str, vari
 
 
 def compare_criteria(bundle: Bundle, seen: Seen, gain_scores: np.ndarray) -> None:
-    """Store cross-validated curves of the criteria that stop whole frames, by which one is chosen as the best.
+    """Store cross-validated curves of the criteria, by which one is chosen as the best.
 
     They are of the images and their altered copies (`search.gain`): a few dozen frames of one drive alone hardly tell
     one criterion from another. gain_scores: float64 (n, variants, judged), cross-fitted.
     """
     count, variants, judged = gain_scores.shape
     scores = {name: values.reshape(-1, judged) for name, values in {**seen.scores, 'gain': gain_scores}.items()}
-    observed = Observations(seen.matrices.reshape(-1, *seen.matrices.shape[2:]), scores)
+    def flat(values):
+        return values.reshape(-1, *values.shape[2:])
+    ends = {name: Ends(*map(flat, each), np.zeros(count * variants, int)) for name, each in seen.ends.items()}
+    observed = Observations(flat(seen.matrices), scores, ends)
     for name in scores:
         bundle.document['criteria'][name]['cross_validated'] = cross_validated(bundle, observed, name, variants)
 

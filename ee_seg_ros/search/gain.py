@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from ee_seg_ros.evaluation.evaluate import exit_costs, frame_scores, to_the_end
+from ee_seg_ros.evaluation.evaluate import exit_costs, frame_ends, frame_scores, to_the_end
 from ee_seg_ros.evaluation.metrics import confusion
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA
@@ -38,13 +38,15 @@ class Seen:
     """What all exits gave on n images in v variants, the first of which is the image as it is.
 
     matrices: int64 (n, v, exits, classes, classes + 1), see `metrics.confusion`. statistics: float64 (n, v, exits - 1,
-    classes), see `inference.gain.statistics`. scores: criterion -> float64 (n, v, exits - 1), of those that look at
-    whole frames and need no model, NaN where they give none.
+    classes), see `inference.gain.statistics`. scores: criterion -> float64 (n, v, exits - 1), of those that need no
+    model, NaN where they give none. ends: criterion by which single pixels stop -> (matrices as above, float64 (n, v,
+    exits) multiply-accumulates), as of `evaluate.Ends`.
     """
 
     matrices: np.ndarray
     statistics: np.ndarray
     scores: dict = field(default_factory=dict)
+    ends: dict = field(default_factory=dict)
 
 
 def altered(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple:
@@ -76,6 +78,7 @@ def look(engine: Engine, samples: Iterable, report: Callable[[int], None] = lamb
     """
     rng, bundle = np.random.default_rng(0), engine.bundle
     matrices, found, scores = [], [], {rule.name: [] for rule in CRITERIA.values() if rule.score and not rule.needs}
+    ends = {name: [] for name in bundle.limits}
     for sample in samples:
         for image, labels in [sample, *(altered(*sample, rng) for _ in range(COPIES))]:
             frame = to_the_end(engine, image)
@@ -86,14 +89,20 @@ def look(engine: Engine, samples: Iterable, report: Callable[[int], None] = lamb
                              for output in outputs])
             found.append([statistics(output) for output in outputs[:-1]])
             for name, rows in scores.items():
-                rows.append(frame_scores(CRITERIA[name], bundle, frame))
+                if name not in ends:
+                    rows.append(frame_scores(CRITERIA[name], bundle, frame))
+            for name, rows in ends.items():
+                stopping = to_the_end(engine, image, name)
+                rows.append(frame_ends(bundle, stopping, labels))
+                scores.setdefault(name, []).append(frame_scores(CRITERIA[name], bundle, stopping))
         report(len(matrices) // (1 + COPIES))
     if not matrices:
         raise ValueError('there are no images to fit the criterion gain on: check the data set and its split')
 
     def by_image(values):
         return np.array(values).reshape(-1, 1 + COPIES, *np.shape(values)[1:])
-    return Seen(by_image(matrices), by_image(found), {name: by_image(rows) for name, rows in scores.items()})
+    return Seen(by_image(matrices), by_image(found), {name: by_image(rows) for name, rows in scores.items()},
+                {name: tuple(by_image(part) for part in zip(*rows)) for name, rows in ends.items()})
 
 
 def contributions(matrices: np.ndarray) -> np.ndarray:

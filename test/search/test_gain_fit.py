@@ -22,6 +22,7 @@ from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.search import gain
+from ee_seg_ros.search.calibration import compare_criteria
 from ee_seg_ros.search.cascades import threshold_levels
 from ee_seg_ros.search.gain import (
     BLOCKS,
@@ -170,6 +171,22 @@ def test_what_is_fitted_is_what_the_engine_scores(tiny, samples, monkeypatch):
     expected = np.stack([each.max(1) for each in predictions(list(bundle.gain.values()), seen.statistics[:, 0])], 1)
     assert observed.scores['gain'] == pytest.approx(expected)
     assert np.isnan(observe(engine, samples[:1]).scores['gain']).all()    # the bundle without the model
+
+
+def test_criteria_that_stop_pixels_are_seen_in_runs_of_their_own(tmp_path, samples, monkeypatch):
+    monkeypatch.setattr(gain, 'COPIES', 1)
+    engine = Engine(Bundle.load(tiny_bundle(tmp_path / 'windowed', cells=True)), threads=1)
+    seen, observed = look(engine, samples), observe(engine, samples)
+    assert set(seen.ends) == {'class_threshold', 'uniform'} <= set(seen.scores)
+    for name, (matrices, macs) in seen.ends.items():
+        assert matrices.shape == (6, 2, 5, CLASSES, CLASSES + 1) and macs.shape == (6, 2, 5)
+        np.testing.assert_array_equal(matrices[:, 0], observed.ends[name].matrices)
+        np.testing.assert_array_equal(macs[:, 0], observed.ends[name].macs)
+        np.testing.assert_array_equal(seen.scores[name][:, 0], observed.scores[name])
+    stored = engine.bundle.document['criteria']
+    stored |= {name: dict(stored.get(name, {})) for name in (*seen.scores, 'gain')}
+    compare_criteria(engine.bundle, seen, np.zeros((6, 2, 4)))
+    assert all(stored[name]['cross_validated']['points'] for name in seen.scores)
 
 
 def test_no_images_are_refused(tiny):
