@@ -24,6 +24,7 @@ pytest.importorskip('ee_seg_ros.training', reason='torchvision is not installed 
 pytest.importorskip('lightning', reason='lightning is not installed (make train-env)')
 
 from ee_seg_ros.data.datasets import open_dataset  # noqa: E402
+from ee_seg_ros.evaluation.pair import run_pair  # noqa: E402
 from ee_seg_ros.inference.bundle import Bundle  # noqa: E402
 from ee_seg_ros.inference.engine import Engine  # noqa: E402
 from ee_seg_ros.models.export import export  # noqa: E402
@@ -95,7 +96,8 @@ def test_it_runs_through_both_nodes(start, peer, converted):
     stamp = peer.stamps('refined_mask/compressed')[-1]
 
     engine = Engine(converted, threads=1)
-    near, last = (engine.run_exit(image, name).output.mask(WIDTH, HEIGHT) for name in ('exit1', 'final'))
+    frame = run_pair(engine, image, 'never', (0.0, 0.0))
+    near, last = frame.sides[0].output.mask(WIDTH, HEIGHT), frame.mask(WIDTH, HEIGHT)
     assert len(np.unique(near)) > 1 and len(np.unique(last)) > 1 and (near != last).any()
     np.testing.assert_array_equal(pixels(peer.message('ee_seg/mask', stamp)), near)
     np.testing.assert_array_equal(mask_of(peer.message('refined_mask/compressed', stamp), WIDTH, HEIGHT, 11), last)

@@ -86,6 +86,9 @@ def both(bundle, net, image):
     tensor, placement = preprocess(image, bundle)
     with torch.no_grad():
         expected = {name: logits[0].numpy() for name, logits in net(torch.from_numpy(tensor)).items()}
+    behind = [expected[exit_.name] for exit_ in bundle.offboard_exits]    # one stride, where any is averaged
+    expected |= {exit_.name: np.mean(behind[:place + 1], 0) for place, exit_ in enumerate(bundle.offboard_exits)
+                 if exit_.averaged}
     robot = Engine(bundle, threads=1, part='onboard')
     result = robot.segment(image, 'never')
     outputs = result.outputs
