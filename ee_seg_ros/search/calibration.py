@@ -161,6 +161,7 @@ def compare_criteria(bundle: Bundle, seen: Seen, gain_scores: np.ndarray) -> Non
     """
     count, variants, judged = gain_scores.shape
     scores = {name: values.reshape(-1, judged) for name, values in {**seen.scores, 'gain': gain_scores}.items()}
+
     def flat(values):
         return values.reshape(-1, *values.shape[2:])
     ends = {name: Ends(*map(flat, each), np.zeros(count * variants, int)) for name, each in seen.ends.items()}
