@@ -29,8 +29,8 @@ class Result:
     outputs: the exits that ran on this side, in order. score and threshold: of the last one (score None where the
     criterion gives none; both None at the last exit of the bundle, which is not judged). settled: whether that exit was
     good enough. macs: multiply-accumulates of all graphs that ran on this side; macs_at: the same up to each of the
-    outputs. tensors: what graphs put out for whole maps. preprocess_ms, inference_ms: wall
-    time; inference includes heads and criteria.
+    outputs. tensors: what graphs put out for whole maps. preprocess_ms, inference_ms: wall time; inference includes
+    heads and criteria.
     stopped: bool (height / 8, width / 8) of the network input, pixels that later exits leave as they are; None: whole
     frames stop. window: cells for which stages run; None: for all of them. outer: with the halo around. crops: what
     graphs put out there. base: logits and temperature that stopped pixels have before any exit of this side. before:
