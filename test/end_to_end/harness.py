@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
@@ -102,6 +102,13 @@ class NodeProcess:
         self._process.wait()
 
 
+class Diagnoses(dict):
+    """(level, message, values) of each node and part in /diagnostics; empty ones of those not heard yet."""
+
+    def __missing__(self, name):
+        return None, '', {}
+
+
 class Peer:
     """A node in this process, in the namespace of those under test, with what it received by topic."""
 
@@ -115,7 +122,7 @@ class Peer:
         self.clients = {}
         self.stamp = 1_000_000_000_000
         self.images = self.node.create_publisher(Image, 'image', qos_profile_sensor_data)
-        self.diagnostics = {}
+        self.diagnostics = Diagnoses()
         self.node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, DEEP)
 
     def close(self) -> None:
@@ -171,7 +178,7 @@ class Peer:
 
     def wait_for_diagnosis(self, node: str, key: str, value: str) -> None:
         """Wait until a node reports a value in /diagnostics."""
-        self.wait(lambda: self.diagnostics.get(node, (0, 0, {}))[2].get(key) == value, f'{key} = {value} of {node}')
+        self.wait(lambda: self.diagnostics[node][2].get(key) == value, f'{key} = {value} of {node}')
 
     def show(self, image, encoding: str = 'rgb8', stamp: int = None, frame_id: str = 'test_camera') -> int:
         """Publish an image, an array or a message, 100 ms after the last one unless a stamp is given; its stamp."""
@@ -225,7 +232,19 @@ class Peer:
         """
         if service not in self.clients:
             self.clients[service] = self.node.create_client(type_, service)
-        client = self.clients[service]
+            self._be_known(service.rpartition('/')[0])
+        return self._ask(self.clients[service], service, request, again)
+
+    def _be_known(self, node: str) -> None:
+        """Wait until a node knows the clients made so far; where it does not know one yet, its answer gets lost.
+
+        Clients become known in the order in which they were made, so this one, made last, is answered when all are.
+        """
+        client = self.node.create_client(GetParameters, f'{node}/get_parameters')
+        self._ask(client, f'{node}/get_parameters', GetParameters.Request(), again=True)
+        self.node.destroy_client(client)
+
+    def _ask(self, client, service, request, again):
         self.wait(client.service_is_ready, service)
         asked, futures = 0.0, []
 

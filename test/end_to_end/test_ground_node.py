@@ -187,7 +187,7 @@ def test_without_a_calibration_it_says_what_is_missing(start, peer, namespace, t
         def says(text, info):
             other.show_mask(street(), info)
             other.executor.spin_once(timeout_sec=0.05)
-            return text in other.diagnostics.get('ground', (0, ''))[1]
+            return text in other.diagnostics['ground'][1]
         for text, info in (('no camera_info on', None),
                            ('not calibrated', lambda stamp: CameraInfo(header=header_of(stamp), width=WIDTH,
                                                                        height=HEIGHT))):

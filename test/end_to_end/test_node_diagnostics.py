@@ -57,8 +57,8 @@ def wait_for(peer, part, level, words):
     node = part.partition(':')[0]
 
     def said():
-        found = peer.diagnostics.get(part, (None, ''))
-        whole = peer.diagnostics.get(node, (None, ''))
+        found = peer.diagnostics[part]
+        whole = peer.diagnostics[node]
         return found[0] == level and words in found[1] and (level == OK or (whole[0] >= level and words in whole[1]))
     peer.wait(said, f'{part}: {words}, but {peer.diagnostics.get(part)}')
 

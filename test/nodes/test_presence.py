@@ -20,7 +20,7 @@ pytest.importorskip('rclpy', reason='needs ROS 2: source a distribution, or inst
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue  # noqa: E402
 
-from ee_seg_ros.nodes.presence import AGAIN_S, Presence, announce  # noqa: E402
+from ee_seg_ros.nodes.presence import AGAIN_S, LOOK_S, SILENCE_S, Presence, announce  # noqa: E402
 
 
 class Node:
@@ -48,6 +48,26 @@ class Node:
     def create_subscription(self, type_, topic, callback, qos, event_callbacks):
         self.hear, self.count = callback, event_callbacks.liveliness
 
+    def destroy_subscription(self, subscription):
+        self.hear = self.count = None
+
+
+class Clock:
+    """The steady clock as the tests turn it."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr('ee_seg_ros.nodes.presence.time', clock)
+    return clock
+
 
 @pytest.fixture
 def node():
@@ -55,8 +75,13 @@ def node():
 
 
 @pytest.fixture
-def presence(node):
-    return Presence(node, 'offboard_info')
+def changes():
+    return []
+
+
+@pytest.fixture
+def presence(node, clock, changes):
+    return Presence(node, 'offboard_info', lambda: changes.append(clock.now))
 
 
 def say(node, *names):
@@ -66,6 +91,16 @@ def say(node, *names):
 
 def alive(node, count):
     node.count(SimpleNamespace(alive_count=count))
+
+
+def let_pass(node, clock, seconds, *names):
+    """Time goes by, in which these speak as often as `announce` does."""
+    for _ in range(round(seconds / LOOK_S)):
+        spoken = clock.now // AGAIN_S
+        clock.now += LOOK_S
+        if clock.now // AGAIN_S > spoken:
+            say(node, *names)
+        node.timers[LOOK_S]()
 
 
 def bundles(presence):
@@ -80,17 +115,46 @@ def test_a_server_says_again_that_it_serves_until_it_ends(node):
     assert not node.timers and node.said is None
 
 
-def test_one_is_there_when_it_is_alive_and_has_spoken(node, presence):
-    say(node, 'a')
-    assert bundles(presence) == []
-    alive(node, 1)
+@pytest.mark.parametrize('count', [0, 1, 2, -1])
+def test_one_that_speaks_is_there_whatever_dds_counts(node, clock, presence, changes, count):
+    alive(node, count)
+    let_pass(node, clock, 5, 'a')
     assert bundles(presence) == ['a']
+    del changes[:]
+    killed = clock.now
+    let_pass(node, clock, 5)
+    assert bundles(presence) == []
+    assert killed < changes[0] <= killed + SILENCE_S + LOOK_S + 1e-6    # and it was said
+    let_pass(node, clock, 1, 'b')
+    assert bundles(presence) == ['b']
+
+
+@pytest.mark.parametrize('count_first', [True, False])
+def test_one_that_only_latched_its_message_is_there_while_dds_counts_it(node, clock, presence, count_first):
+    if count_first:
+        alive(node, 1)
+    say(node, 'a')
+    if not count_first:
+        alive(node, 1)
+    let_pass(node, clock, 60)
+    assert bundles(presence) == ['a']
+    alive(node, 0)
+    assert bundles(presence) == []
+
+
+def test_one_that_only_latched_its_message_and_is_not_counted_is_gone_soon(node, clock, presence, changes):
+    say(node, 'a')
+    assert bundles(presence) == ['a']
+    del changes[:]
+    let_pass(node, clock, 2)
+    assert bundles(presence) == [] and len(changes) == 1
 
 
 def test_what_one_told_ends_with_it(node, presence):
     alive(node, 1)
     say(node, 'a')
     alive(node, 0)
+    assert bundles(presence) == []    # at once, before it is missed
     alive(node, 1)
     assert bundles(presence) == []    # another, which has not spoken yet
     say(node, 'b')
@@ -98,19 +162,35 @@ def test_what_one_told_ends_with_it(node, presence):
 
 
 @pytest.mark.parametrize('stays', ['a', 'b'])
-def test_of_two_the_one_that_goes_on_speaking_is_there(node, presence, stays):
+@pytest.mark.parametrize('count', [0, 1, 2])
+def test_of_two_the_one_that_goes_on_speaking_is_there(node, clock, presence, stays, count):
     alive(node, 2)
-    say(node, 'b', 'a')
+    let_pass(node, clock, 2, 'b', 'a')
     assert bundles(presence) == ['a', 'b']
-    alive(node, 1)
-    say(node, stays)
+    alive(node, count)
+    let_pass(node, clock, 2, stays)
     assert bundles(presence) == [stays]
 
 
-def test_a_new_one_is_heard_before_the_last_one_is_missed(node, presence):
-    alive(node, 1)
-    say(node, 'b')
+def test_of_two_that_latched_the_one_heard_last_is_there(node, clock, presence):
     alive(node, 2)
-    say(node, 'a')
+    say(node, 'b', 'a')
+    let_pass(node, clock, 5)
+    assert bundles(presence) == ['a', 'b']
     alive(node, 1)
     assert bundles(presence) == ['a']
+
+
+def test_nobody_is_missed_because_this_process_stood_still(node, clock, presence):
+    let_pass(node, clock, 2, 'a')
+    clock.now += 30
+    node.timers[LOOK_S]()    # before the messages of that time are read
+    assert bundles(presence) == ['a']
+    let_pass(node, clock, 2, 'a')
+    assert bundles(presence) == ['a']
+
+
+def test_nothing_is_followed_after_the_end(node, presence):
+    say(node, 'a')
+    presence.close()
+    assert presence.servers == [] and not node.timers
