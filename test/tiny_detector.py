@@ -27,10 +27,13 @@ MEDIAN = RINGS * SECTORS + 3      # logarithm of the median roughness
 SMOOTH, ROUGH = np.log(1.0), np.log(14.0)
 
 
-def add_detector(folder: Path, **changes) -> Path:
-    """Write detector.onnx into a bundle's folder, and what bundle.json says of it, changed as given; the folder."""
+def add_detector(folder: Path, blur=None, **changes) -> Path:
+    """Write detector.onnx into a bundle's folder, and what bundle.json says of it, changed as given; the folder.
+
+    blur: what it says of every image's blur; None: nothing.
+    """
     pytest.importorskip('onnx', reason='onnx is not installed (make train-env)')
-    content = _graph()
+    content = _graph(blur)
     (folder / 'detector.onnx').write_bytes(content)
     document = json.loads((folder / 'bundle.json').read_text())
     document['detector'] = {'file': 'detector.onnx', 'sha256': hashlib.sha256(content).hexdigest(),
@@ -40,7 +43,7 @@ def add_detector(folder: Path, **changes) -> Path:
     return folder
 
 
-def _graph():
+def _graph(blur):
     from onnx import TensorProto, helper, numpy_helper
     weights, bias = np.zeros((COUNT, 4), np.float32), np.float32([0, 8 * SMOOTH, -8 * ROUGH, -99])
     weights[MEDIAN] = 0, -8, 8, 0
@@ -48,9 +51,13 @@ def _graph():
     nodes = [helper.make_node('Gemm', ['features', 'weights', 'bias'], ['logits']),
              helper.make_node('Softmax', ['logits'], ['probabilities'], axis=1),
              helper.make_node('Identity', ['strengths'], ['levels'])]
+    outputs = {'probabilities': 4, 'levels': 4}
+    if blur is not None:
+        nodes.append(helper.make_node('Identity', ['spread'], ['blur']))
+        outputs['blur'] = 3
     graph = helper.make_graph(
         nodes, 'detector', [helper.make_tensor_value_info('features', TensorProto.FLOAT, [1, COUNT])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ('probabilities', 'levels')],
-        [numpy_helper.from_array(value, name) for name, value in (('weights', weights), ('bias', bias),
-                                                                  ('strengths', levels))])
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size]) for name, size in outputs.items()],
+        [numpy_helper.from_array(value, name) for name, value in (
+            ('weights', weights), ('bias', bias), ('strengths', levels), ('spread', np.float32([blur or (0, 0, 0)])))])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8).SerializeToString()

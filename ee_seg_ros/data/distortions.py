@@ -59,6 +59,19 @@ def motion_kernel(length: float, angle: float) -> np.ndarray:
     return kernel / kernel.sum()
 
 
+def blur_of(name: str, level: float, seed: int = 0) -> np.ndarray:
+    """float64 (3,): how `distort` with these arguments blurs, as the covariance (xx, yy, xy) of its point spread.
+
+    In pixels squared; 0 for a distortion that does not blur.
+    """
+    if DISTORTIONS[name].family != 'blur':
+        return np.zeros(3)
+    kernel = np.outer(blur_kernel(level), blur_kernel(level)) if name == 'blur' else motion_kernel(
+        level, _angle(np.random.default_rng(seed)))
+    down, right = np.indices(kernel.shape) - len(kernel) // 2
+    return np.array([(kernel * across).sum() for across in (right * right, down * down, right * down)], float)
+
+
 def _to_bytes(values):
     """Clipped, not wrapped, to 0..255."""
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
@@ -69,9 +82,13 @@ def _blur(image, sigma, rng):
     return cv2.GaussianBlur(image, (size, size), sigma, borderType=cv2.BORDER_REFLECT_101)
 
 
-def _motion(image, length, rng):
+def _angle(rng):
     # A robot turns more often than it hops: mostly along rows.
-    return cv2.filter2D(image, -1, motion_kernel(length, rng.normal(0, 0.35)), borderType=cv2.BORDER_REFLECT_101)
+    return rng.normal(0, 0.35)
+
+
+def _motion(image, length, rng):
+    return cv2.filter2D(image, -1, motion_kernel(length, _angle(rng)), borderType=cv2.BORDER_REFLECT_101)
 
 
 def _noise(image, sigma, rng):

@@ -141,6 +141,10 @@ class Bundle:
         found = self._expert(expert).get('smoothing') if expert else None
         return None if found is None else (float(found['sigma']), float(found['share']))
 
+    def deblurs(self, expert: str) -> bool:
+        """Whether blur is taken back, as the detector measures it, before an expert's images are segmented."""
+        return bool(expert) and bool(self._expert(expert).get('deblurring', False))
+
     def per_strength(self, criterion: str, expert: str = '') -> float:
         """By how much a criterion's thresholds are stricter for an expert's strongest distortions than its mildest."""
         criteria = self._expert(expert)['criteria'] if expert else {}

@@ -43,13 +43,15 @@ _SECOND = 4 * np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 class Detection:
     """family: of `families`. level: 0 the mildest, 1 the strongest level trained on; 0 for a clean image.
 
-    probabilities: family -> 0..1. ms: wall time it took.
+    probabilities: family -> 0..1. ms: wall time it took. blur: if it is blurred, how: (xx, yy, xy), the covariance of
+    its point spread in pixels squared, see `deblur`; None from a detector that does not say.
     """
 
     family: str
     level: float
     probabilities: dict
     ms: float
+    blur: Optional[tuple] = None
 
 
 @lru_cache(maxsize=1)
@@ -129,13 +131,18 @@ def _looks(image):
     return looks
 
 
+def _factor(image, width, height):
+    """By which whole factor an image is shrunk to come closest to a network input."""
+    return max(1, round(max(image.shape[1] / width, image.shape[0] / height)))
+
+
 def features(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """float32 (n,): what a detector judges an image (uint8 (H, W, 3) RGB) by.
 
     width, height: of a network input; larger images are shrunk by the whole factor that brings them closest to it, for
     what counts is what the network gets to see. An image with less than CROP pixels a side is continued by its mirror.
     """
-    factor = max(1, round(max(image.shape[1] / width, image.shape[0] / height)))
+    factor = _factor(image, width, height)
     side = CROP * factor
     rows, columns = (max(0, (size - side) // 2) for size in image.shape[:2])
     patch = image[rows:rows + side, columns:columns + side]
@@ -175,15 +182,22 @@ class Detector:
         except Exception as error:    # onnxruntime raises half a dozen unrelated types of its own
             raise BundleError(f'the detector of {bundle.path} cannot be loaded by onnxruntime '
                               f'{onnxruntime.__version__}: {str(error)[:200]}') from None
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    @property
+    def measures_blur(self) -> bool:
+        """Whether its detections say how an image is blurred."""
+        return 'blur' in self._outputs
 
     def detect(self, image: np.ndarray) -> Detection:
         """Judge one image, uint8 (H, W, 3) RGB, on its own."""
         began = time.perf_counter()
         found = features(image, *self._size)
-        probabilities, levels = self._session.run(['probabilities', 'levels'], {'features': found[None]})
-        place = int(probabilities[0].argmax())
-        return Detection(self.families[place], float(levels[0, place]),
-                         dict(zip(self.families, probabilities[0].tolist())), (time.perf_counter() - began) * 1e3)
+        said = dict(zip(self._outputs, self._session.run(self._outputs, {'features': found[None]})))
+        probabilities, place = said['probabilities'][0].tolist(), int(said['probabilities'][0].argmax())
+        blur = said['blur'][0] * _factor(image, *self._size) ** 2 if self.measures_blur else None
+        return Detection(self.families[place], float(said['levels'][0, place]), dict(zip(self.families, probabilities)),
+                         (time.perf_counter() - began) * 1e3, None if blur is None else tuple(blur.tolist()))
 
 
 class Watch:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ee_seg_ros.inference.bundle import Bundle, BundleError, Exit
 from ee_seg_ros.inference.criteria import CRITERIA, confident_pixels
+from ee_seg_ros.inference.detector import Detector
 from ee_seg_ros.inference.frame import Placement, preprocess
 from ee_seg_ros.inference.graphs import CPU, Graphs
 from ee_seg_ros.inference.outputs import GRID, ExitOutput
@@ -73,6 +74,7 @@ class Engine:
         self._onboard_stages, self._rest_stages = bundle.stages[:last], bundle.stages[last:]
         self._graphs = Graphs(bundle, self._graphs_of(part), providers, threads, warn)
         self.providers = self._graphs.providers
+        self._detector = Detector(bundle) if any(map(bundle.deblurs, bundle.experts)) and part != 'offboard' else None
 
     def _graphs_of(self, part):
         bundle = self.bundle
@@ -201,7 +203,8 @@ class Engine:
 
     def _place(self, image, expert):
         began = time.perf_counter()
-        tensor, placement = preprocess(image, self.bundle, expert)
+        blur = self._detector.detect(image).blur if self.bundle.deblurs(expert) else None
+        tensor, placement = preprocess(image, self.bundle, expert, blur)
         return Result(placement, tensors={'image': tensor},
                       preprocess_ms=(time.perf_counter() - began) * 1e3)
 

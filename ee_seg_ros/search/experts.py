@@ -27,7 +27,9 @@ from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.search.calibration import RESAMPLES, curve
 from ee_seg_ros.search.cascades import threshold_levels
 
-SMOOTHING = (None, {'sigma': 1.0, 'share': 0.6})    # see `inference.frame.smoothed`
+AS_IT_IS = {'smoothing': None, 'deblurring': False}
+SMOOTHED = {'smoothing': {'sigma': 1.0, 'share': 0.6}, 'deblurring': False}    # see `inference.frame.smoothed`
+DEBLURRED = {'smoothing': None, 'deblurring': True}    # see `inference.deblur`
 EVERY = 3        # an image comes in each third distortion and level of a family: enough to tell strengths apart
 LIKELY = 0.75    # share of the resamples of the images in which an expert settles no fewer than the own heads
 
@@ -133,24 +135,28 @@ def expert_criterion(bundle: Bundle, criterion: str, observed: Observations, bef
             'operating_points': expert_points(bundle, criterion, points, observed, before, images)}
 
 
-def choose_smoothing(bundle: Bundle, family: str, samples: Sequence, threads: int,
-                     report: Callable[[int, int], None]) -> None:
-    """Store whether an expert's images are smoothed: as it gives the best onboard exits on distorted (image, labels).
+def choose_restoration(bundle: Bundle, family: str, samples: Sequence, threads: int,
+                       report: Callable[[int, int], None]) -> None:
+    """Store what is done to an expert's images: what gives the best onboard exits on distorted (image, labels).
 
-    A backbone that has learned nothing of noise sees more where some of it is taken away. By the mean mIoU of the
-    onboard exits.
+    A backbone that has learned nothing of noise sees more where some of it is taken away, and one that has learned
+    nothing of blur where that is, if there is a detector that measures it. By the mean mIoU of the onboard exits.
     """
     expert, classes, total = bundle.document['experts'][family], len(bundle.classes), len(copies(len(samples), family))
-    engine, tried = Engine(bundle, threads=threads, part='onboard'), []
-    for number, smoothing in enumerate(SMOOTHING):
-        expert['smoothing'], matrices = smoothing, 0
+    able = [AS_IT_IS, SMOOTHED]
+    if family == 'blur' and bundle.detector is not None and Detector(bundle).measures_blur:
+        able.append(DEBLURRED)
+    tried = []
+    for number, restoration in enumerate(able):
+        expert.update(restoration)
+        engine, matrices = Engine(bundle, threads=threads, part='onboard'), 0
         for done, (image, labels) in enumerate(distorted(samples, family), start=1):
             matrices = matrices + np.array([confusion(labels, output.mask(*labels.shape[::-1]), classes)
                                             for output in engine.segment(image, 'never', expert=family).outputs])
-            report(number * total + done, len(SMOOTHING) * total)
+            report(number * total + done, len(able) * total)
         tried.append(float(np.mean([mean_iou(matrix) for matrix in matrices])))
-    expert['smoothing'] = SMOOTHING[int(np.argmax(tried))]
-    expert['smoothing_tried'] = [{'smoothing': each, 'miou': miou} for each, miou in zip(SMOOTHING, tried)]
+    expert.update(able[int(np.argmax(tried))])
+    expert['restorations_tried'] = [{**each, 'miou': miou} for each, miou in zip(able, tried)]
 
 
 def calibrate_experts(bundle: Bundle, samples: list, threads: int = 2,
@@ -166,7 +172,7 @@ def calibrate_experts(bundle: Bundle, samples: list, threads: int = 2,
         expert, images = bundle.document['experts'][family], np.array([row[0] for row in copies(len(samples), family)])
         expert.pop('calibration', None)    # by which frames would not be forwarded
         total = len(images)
-        choose_smoothing(bundle, family, samples, threads, report)
+        choose_restoration(bundle, family, samples, threads, report)
         found = calibrate_temperatures(labelled_pixels(Engine(bundle, threads=threads), distorted(samples, family),
                                                        lambda done: report(done, 3 * total), family))
         for exit_, temperature in zip(bundle.exits, found['temperatures']):

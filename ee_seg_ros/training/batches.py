@@ -18,8 +18,9 @@ import cv2
 import numpy as np
 import torch
 
-from ee_seg_ros.data.distortions import DISTORTIONS, distort
+from ee_seg_ros.data.distortions import DISTORTIONS, blur_of, distort
 from ee_seg_ros.data.scenes import StreetDrive
+from ee_seg_ros.inference.deblur import deblurred
 from ee_seg_ros.training.augmentation import augment, augmentation
 
 DRIVES, FRAMES = 1 << 30, 400    # procedural drives to draw from, and how far into one
@@ -41,15 +42,16 @@ class Batches(torch.utils.data.IterableDataset):
     of a DataLoader take turns at the batches, in the order in which it collects them.
     families: of distortions, in turn over the samples of a batch: sample i is distorted by families[i % n], or stays
     clean with a probability of `clean_share`. As in a camera that comes before everything else: before the
-    augmentation, at the image's own resolution, which the levels are made for.
+    augmentation, at the image's own resolution, which the levels are made for. deblur_error: what blurs is then taken
+    back, with such an error (standard deviation of the logarithm of the variance); None: it stays.
     Yields (images uint8 (N, 3, H, W), labels uint8 (N, H, W), 255 unlabelled).
     """
 
     def __init__(self, dataset, phases: list, batch_size: int, scene_share: float = 0.0, rare: tuple = (),
                  seed: int = 0, start: int = 0, rank: int = 0, world: int = 1, families: tuple = (),
-                 clean_share: float = 0.0):
+                 clean_share: float = 0.0, deblur_error: float | None = None):
         self.dataset, self.phases, self.batch_size = dataset, phases, batch_size
-        self.families, self.clean_share = families, clean_share
+        self.families, self.clean_share, self.deblur_error = families, clean_share, deblur_error
         self.scene_share, self.rare = scene_share, rare
         self.seed, self.start, self.rank, self.world = seed, start, rank, world
 
@@ -63,7 +65,10 @@ class Batches(torch.utils.data.IterableDataset):
             order = np.random.default_rng((self.seed, 7, epoch)).permutation(len(self.dataset))
             image, labels = self.dataset[int(order[within])]
         if family and rng.random() >= self.clean_share:
-            image = distort(image, *_any_level(rng, family), int(rng.integers(1 << 31)))
+            how = *_any_level(rng, family), int(rng.integers(1 << 31))
+            image, blur = distort(image, *how), blur_of(*how)
+            if self.deblur_error is not None and blur.any():
+                image = deblurred(image, blur * np.exp(self.deblur_error * rng.standard_normal()))
         return augment(transform, image, labels, int(rng.integers(1 << 31)))
 
     def __iter__(self) -> Iterator:

@@ -30,7 +30,7 @@ from torch import nn
 from torch.nn import functional
 
 from ee_seg_ros.data.datasets import open_dataset
-from ee_seg_ros.data.distortions import DISTORTIONS, FAMILIES, distort, random_distortion
+from ee_seg_ros.data.distortions import DISTORTIONS, FAMILIES, blur_of, distort, random_distortion
 from ee_seg_ros.data.scenes import StreetDrive
 from ee_seg_ros.inference.detector import FEATURES, features
 from ee_seg_ros.models.export import export_part
@@ -38,6 +38,8 @@ from ee_seg_ros.models.multi_exit import Part
 from ee_seg_ros.training.recipe import read_yaml
 
 STAGE = 'detector'
+GATHERED = ('rows', 'families', 'levels', 'blurs')
+LEAST_BLUR = 0.1    # pixels squared, added to variances so that they have logarithms
 SMALLEST = 64    # pixels that a cut of an image has a side
 
 
@@ -49,7 +51,7 @@ class DetectorRecipe:
     varied images, a quarter of each family. scene_share: of drawn scenes. scales: smallest and largest zoom of a varied
     image. width, height: of the network input that larger images are shrunk to, see `inference.detector.features`.
     hidden: width of the two hidden layers. steps: of AdamW, each over batch_size samples. drop: dropout. jitter: noise
-    added to the normalised features.
+    added to the normalised features; blur_jitter: where the blur is measured, which is no matter of kind but of degree.
     """
 
     stage: str
@@ -69,6 +71,7 @@ class DetectorRecipe:
     weight_decay: float = 0.01
     drop: float = 0.1
     jitter: float = 0.3
+    blur_jitter: float = 0.15
 
 
 def read_detector_recipe(path: str | Path) -> DetectorRecipe:
@@ -145,11 +148,11 @@ class _Pictures:
 
 def gather(recipe: DetectorRecipe, root: str | None, report: Callable[[int, int], None] = lambda done, total: None
            ) -> tuple:
-    """(features float32 (n, f), families int64 (n,), levels float32 (n,), 0..1) of n varied, distorted images.
+    """What n varied, distorted images look like, and what they suffer from; a function of the recipe and the images.
 
-    A function of the recipe and the images.
+    (features float32 (n, f), families int64 (n,), levels float32 (n,), 0..1, blurs float32 (n, 3) as of `blur_of`).
     """
-    pictures, rows, families, levels = _Pictures(recipe, root), [], [], []
+    pictures, rows, families, levels, blurs = _Pictures(recipe, root), [], [], [], []
     for index in range(recipe.samples):
         # The same picture with each family in turn: what differs is the distortion, not the street.
         group, family = divmod(index, len(FAMILIES))
@@ -159,55 +162,104 @@ def gather(recipe: DetectorRecipe, root: str | None, report: Callable[[int, int]
         rng = np.random.default_rng((recipe.seed, group, family))
         image = varied(picture, recipe.scales, rng)
         name, level = random_distortion(rng, FAMILIES[family])
-        image = distort(image, name, level, int(rng.integers(1 << 31)))
+        seed = int(rng.integers(1 << 31))
+        image = distort(image, name, level, seed)
         if family and rng.random() < 0.25:
             image = _recompressed(image, rng.uniform(70, 98))
         rows.append(features(image, recipe.width, recipe.height))
         families.append(family)
         levels.append(severity(name, level) if family else 0.0)
+        blurs.append(blur_of(name, level, seed) if family else np.zeros(3))
         report(index + 1, recipe.samples)
-    return np.array(rows), np.array(families), np.array(levels, np.float32)
+    return np.array(rows), np.array(families), np.array(levels, np.float32), np.array(blurs, np.float32)
+
+
+def log_blur(blurs: torch.Tensor) -> torch.Tensor:
+    """Matrix logarithms of covariances (n, 3), as (xx, yy, xy), `LEAST_BLUR` added to the variances."""
+    return _of_eigenvalues(blurs + torch.tensor([LEAST_BLUR, LEAST_BLUR, 0]), torch.log)
+
+
+def blur_from_log(logarithms: torch.Tensor) -> torch.Tensor:
+    """The inverse of `log_blur`."""
+    return _of_eigenvalues(logarithms, lambda value: (value.exp() - LEAST_BLUR).clamp_min(0))
+
+
+def _of_eigenvalues(matrices, function):
+    """A function of symmetric matrices (n, 3), as (xx, yy, xy): of their eigenvalues."""
+    xx, yy, xy = matrices.unbind(1)
+    middle, half = (xx + yy) / 2, (xx - yy) / 2
+    radius = (half ** 2 + xy ** 2).sqrt().clamp_min(1e-6)
+    high, low = function(middle + radius), function(middle - radius)
+    mean, turn = (high + low) / 2, (high - low) / 2 / radius
+    return torch.stack((mean + turn * half, mean - turn * half, turn * xy), 1)
+
+
+def _layers(inputs, hidden, outputs, drop):
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(drop), nn.Linear(hidden, hidden), nn.ReLU(),
+                         nn.Dropout(drop), nn.Linear(hidden, outputs))
 
 
 class Judge(nn.Module):
-    """float32 (n, f) features -> probabilities (n, families), levels (n, families); the level of `clean` is 0."""
+    """float32 (n, f) features -> probabilities (n, families), levels (n, families), blur (n, 3).
+
+    The level of `clean` is 0. blur: the covariance (xx, yy, xy) of the point spread, of an image of the family blur.
+    """
 
     def __init__(self, mean: torch.Tensor, spread: torch.Tensor, hidden: int, drop: float = 0.0):
         super().__init__()
         self.register_buffer('mean', mean)
         self.register_buffer('spread', spread)
-        self.net = nn.Sequential(nn.Linear(len(mean), hidden), nn.ReLU(), nn.Dropout(drop),
-                                 nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(drop),
-                                 nn.Linear(hidden, 2 * len(FAMILIES)))
+        self.net = _layers(len(mean), hidden, 2 * len(FAMILIES), drop)
+        with torch.random.fork_rng(devices=[]):    # what is drawn for the one shall not change the other
+            self.blur = _layers(len(mean), hidden, 3, 0.0)
+
+    def normalised(self, values: torch.Tensor) -> torch.Tensor:
+        """Features of about the same spread."""
+        return ((values - self.mean) / self.spread).clamp(-6, 6)
 
     def raw(self, values: torch.Tensor) -> tuple:
         """Logits of the families and levels as they are trained, from normalised features."""
         return self.net(values).split(len(FAMILIES), 1)
 
     def forward(self, values: torch.Tensor) -> tuple:
-        logits, levels = self.raw(((values - self.mean) / self.spread).clamp(-6, 6))
-        return logits.softmax(1), torch.cat((torch.zeros_like(levels[:, :1]), levels[:, 1:].clamp(0, 1)), 1)
+        values = self.normalised(values)
+        logits, levels = self.raw(values)
+        return (logits.softmax(1), torch.cat((torch.zeros_like(levels[:, :1]), levels[:, 1:].clamp(0, 1)), 1),
+                blur_from_log(self.blur(values)))
 
 
-def fit(recipe: DetectorRecipe, rows: np.ndarray, families: np.ndarray, levels: np.ndarray) -> Judge:
+def _descend(recipe, net, values, jitter, loss_of):
+    """Train a network on batches of normalised features (n, f); loss_of: (outputs, indices into them) -> loss."""
+    optimizer = torch.optim.AdamW(net.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.steps)
+    for _ in range(recipe.steps):
+        batch = torch.randint(len(values), (min(recipe.batch_size, len(values)),))
+        loss = loss_of(net(values[batch] + jitter * torch.randn(len(batch), values.shape[1])), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def fit(recipe: DetectorRecipe, rows: np.ndarray, families: np.ndarray, levels: np.ndarray,
+        blurs: np.ndarray) -> Judge:
     """The network trained on what `gather` returns; a function of the arguments."""
-    values, truth, strengths = torch.from_numpy(rows), torch.from_numpy(families), torch.from_numpy(levels)
+    values, truth, strengths, spreads = map(torch.from_numpy, (rows, families, levels, blurs))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         judge = Judge(values.mean(0), values.std(0).clamp_min(1e-3), recipe.hidden, recipe.drop)
-        optimizer = torch.optim.AdamW(judge.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.steps)
-        values = ((values - judge.mean) / judge.spread).clamp(-6, 6)
-        for _ in range(recipe.steps):
-            batch = torch.randint(len(values), (min(recipe.batch_size, len(values)),))
-            noisy = values[batch] + recipe.jitter * torch.randn(len(batch), values.shape[1])
-            logits, guesses = judge.raw(noisy)
+        values = judge.normalised(values)
+
+        def judgement(outputs, batch):
+            logits, guesses = outputs.split(len(FAMILIES), 1)
             off = (guesses.gather(1, truth[batch, None])[:, 0] - strengths[batch]).abs() * (truth[batch] > 0)
-            loss = functional.cross_entropy(logits, truth[batch]) + off.mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+            return functional.cross_entropy(logits, truth[batch]) + off.mean()
+        _descend(recipe, judge.net, values, recipe.jitter, judgement)
+        blurred = spreads.any(1)    # of other images it is not asked
+        if blurred.any():
+            expected = log_blur(spreads[blurred])
+            _descend(recipe, judge.blur, values[blurred], recipe.blur_jitter,
+                     lambda outputs, batch: (outputs - expected[batch]).abs().mean())
     return judge.eval()
 
 
@@ -215,7 +267,7 @@ def write(judge: Judge, recipe: DetectorRecipe, out: Path) -> Path:
     """Write `detector.onnx`, checked against torch, and `detector.json`, what bundle.json says of it; the latter."""
     example = judge.mean[None] + judge.spread[None] * torch.randn(1, len(judge.mean), generator=torch.Generator())
     with torch.no_grad():
-        outputs = dict(zip(('probabilities', 'levels'), judge(example)))
+        outputs = dict(zip(('probabilities', 'levels', 'blur'), judge(example)))
     part = Part(STAGE, STAGE, judge, ('features',), tuple(outputs))
     path = out / 'detector.onnx'
     export_part(part, {'features': example, **outputs}, path)
@@ -237,13 +289,13 @@ def train_detector(recipe_path: str | Path, root: str | None, out: Path, threads
     """
     recipe = read_detector_recipe(recipe_path)
     torch.set_num_threads(threads)
-    drawn = json.dumps([FEATURES, *(asdict(recipe)[key] for key in (
+    drawn = json.dumps([FEATURES, 'blurs', *(asdict(recipe)[key] for key in (
         'dataset', 'split', 'seed', 'samples', 'scene_share', 'scales', 'width', 'height'))])
     cache, kept = out / 'features.npz', None
     if cache.is_file():
         with np.load(cache) as stored:
-            kept = tuple(stored[key] for key in ('rows', 'families', 'levels')) if stored['drawn'] == drawn else None
+            kept = tuple(stored[key] for key in GATHERED) if stored['drawn'] == drawn else None
     if kept is None:
         kept = gather(recipe, root, report)
-        np.savez_compressed(cache, rows=kept[0], families=kept[1], levels=kept[2], drawn=drawn)
+        np.savez_compressed(cache, drawn=drawn, **dict(zip(GATHERED, kept)))
     return write(fit(recipe, *kept), recipe, out)

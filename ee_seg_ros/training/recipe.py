@@ -46,6 +46,8 @@ class Recipe:
     experts: of stage `experts`: families of distortions (`data.distortions.FAMILIES`), each of which gets heads of its
     own; expert_exits: at these exits (default: all before the split). expert_head: what these heads have besides the
     exits' own, with whose weights they begin, such as {adapt: 1}. clean_share: of the samples that stay undistorted.
+    deblur_error: blur is taken back before the expert's heads see it, with the detector's error (standard deviation of
+    the logarithm of the variance); None: it stays.
     pruned: of stage `prune`: list of {unit, hidden}: how many hidden channels are left to which block.
     splits: of stage `heads`: further places to split the network at, described like its `split`; see `MultiExitNet`.
     keep: of stage `heads`: whether the exits of the earlier stage are trained on as candidates, too.
@@ -73,6 +75,7 @@ class Recipe:
     expert_exits: list = field(default_factory=list)
     expert_head: dict = field(default_factory=dict)
     clean_share: float = 0.2
+    deblur_error: float | None = None
     pruned: list = field(default_factory=list)
     dataset: str = 'camvid'
     seed: int = 1
@@ -187,8 +190,9 @@ def _check_tail(recipe, path):
 def _check_experts(recipe, path):
     """What only stage `experts` takes."""
     if recipe.stage != 'experts':
-        if recipe.experts or recipe.expert_exits or recipe.expert_head:
-            raise ValueError(f'{path}: experts, expert_exits and expert_head are for stage experts, not {recipe.stage}')
+        if recipe.experts or recipe.expert_exits or recipe.expert_head or recipe.deblur_error is not None:
+            raise ValueError(f'{path}: experts, expert_exits, expert_head and deblur_error are for stage experts, not '
+                             f'{recipe.stage}')
         return
     able = [family for family in FAMILIES if family != 'clean']
     if not recipe.experts or not set(recipe.experts) <= set(able):

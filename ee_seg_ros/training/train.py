@@ -58,7 +58,8 @@ class _Data(LightningDataModule):
         """`Batches` of the recipe; place: step to start at, rank and world."""
         recipe = self.recipe
         return Batches(self.dataset, recipe.phases, recipe.batch_size, recipe.scene_share, tuple(recipe.rare_classes),
-                       recipe.seed, *place, families=tuple(recipe.experts), clean_share=recipe.clean_share)
+                       recipe.seed, *place, families=tuple(recipe.experts), clean_share=recipe.clean_share,
+                       deblur_error=recipe.deblur_error)
 
     def train_dataloader(self):
         recipe, trainer = self.recipe, self.trainer

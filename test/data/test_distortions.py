@@ -19,6 +19,7 @@ from ee_seg_ros.data.distortions import (
     DISTORTIONS,
     FAMILIES,
     blur_kernel,
+    blur_of,
     distort,
     motion_kernel,
     parse_distortion,
@@ -38,6 +39,21 @@ def image():
 def change(image, name, level, seed=0):
     """Root mean square change of the grey levels."""
     return float(np.sqrt(np.mean((distort(image, name, level, seed).astype(float) - image) ** 2)))
+
+
+@pytest.mark.parametrize('name', DISTORTIONS)
+def test_a_blur_is_what_becomes_of_a_point(name):
+    point, levels = np.zeros((91, 91, 3), np.uint8), DISTORTIONS[name].levels
+    point[45, 45] = 255
+    for level in levels[:3]:
+        found = blur_of(name, level, 7)
+        if DISTORTIONS[name].family != 'blur':
+            assert not found.any()
+            continue
+        spread = distort(point, name, level, 7)[..., 0].astype(float)
+        down, right = np.indices(spread.shape) - 45
+        seen = [(spread * across).sum() / spread.sum() for across in (right * right, down * down, right * down)]
+        np.testing.assert_allclose(found, seen, atol=0.35, rtol=0.15)    # light below half a grey level is lost
 
 
 def test_what_is_there():

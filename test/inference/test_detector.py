@@ -42,6 +42,14 @@ def detector(folder):
     return Detector(Bundle.load(add_detector(folder)))
 
 
+def test_a_detector_may_say_how_an_image_is_blurred(folder, detector, street):
+    assert detector.detect(street).blur is None and not detector.measures_blur
+    found = Detector(Bundle.load(add_detector(folder, blur=(2.0, 1.0, 0.5))))
+    assert found.measures_blur and found.detect(street).blur == (2.0, 1.0, 0.5)
+    large = cv2.resize(street, None, fx=2, fy=2)    # shrunk by a factor of 2 before it is looked at
+    assert found.detect(large).blur == (8.0, 4.0, 2.0)
+
+
 @pytest.mark.parametrize('height, width', [(360, 480), (720, 1280), (374, 1242), (48, 64), (1, 1), (300, 20)])
 def test_features_of_any_size_are_finite_and_repeatable(height, width):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)

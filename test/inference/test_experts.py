@@ -15,15 +15,18 @@
 import json
 from types import SimpleNamespace
 
+import cv2
 import msgpack
 import numpy as np
 import pytest
 import zstandard
 from tiny import tiny_bundle
+from tiny_detector import add_detector
 
 from ee_seg_ros.evaluation.pair import run_pair
 from ee_seg_ros.inference import experts
 from ee_seg_ros.inference.bundle import Bundle, BundleError
+from ee_seg_ros.inference.deblur import deblurred
 from ee_seg_ros.inference.detector import Detection
 from ee_seg_ros.inference.engine import Engine, together
 from ee_seg_ros.inference.experts import AUTO, EVERY, OFF, ExpertChooser
@@ -103,6 +106,29 @@ def test_images_of_an_expert_are_smoothed_where_it_says_so(folder, noise):
     for expert, given in (('blur', smoothed(noise, 1.0, 0.6)), ('noise', noise), ('', noise)):
         result = engine.segment(noise, 'never', expert=expert)    # whose memory the tensor is
         np.testing.assert_array_equal(result.tensors['image'], preprocess(given, smooth)[0])
+
+
+def test_blur_is_taken_back_for_an_expert_that_says_so(tmp_path, noise):
+    folder = add_detector(tiny_bundle(tmp_path / 'bundle', experts=EXPERTS), blur=(4.0, 1.0, 0.5))
+    document = json.loads((folder / 'bundle.json').read_text())
+    document['experts']['blur']['deblurring'] = True
+    bundle = Bundle(folder, document)
+    assert bundle.deblurs('blur') and not bundle.deblurs('noise') and not bundle.deblurs('')
+    image = cv2.resize(noise, (90, 60))
+    engine, placement = Engine(bundle, threads=1), preprocess(image, bundle)[1]
+    for expert in ('blur', 'noise', ''):
+        result = engine.segment(image, 'never', expert=expert)    # whose memory the tensor is
+        expected = preprocess(image, bundle, blur=(4.0, 1.0, 0.5) if expert == 'blur' else None)[0]
+        np.testing.assert_array_equal(result.tensors['image'], expected)
+    # In pixels of the network input, after scaling.
+    across, down = placement.content_width / 90, placement.content_height / 60
+    assert across != 1
+    scaled = cv2.resize(image, (placement.content_width, placement.content_height))
+    sharp = deblurred(scaled, (4 * across ** 2, down ** 2, 0.5 * across * down))
+    np.testing.assert_array_equal(preprocess(image, bundle, blur=(4.0, 1.0, 0.5))[0], preprocess(sharp, bundle)[0])
+    del document['detector']
+    with pytest.raises(BundleError, match='has no detector'):
+        Engine(Bundle(folder, document), threads=1)
 
 
 @pytest.mark.parametrize('criterion, hardly', [('entropy', 1e-3), ('confidence', -1e-3)])

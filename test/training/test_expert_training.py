@@ -121,11 +121,25 @@ def test_only_the_own_samples_are_distorted_before_the_augmentation():
     assert (flat[::2] > 1).all() and (flat[1::2] < 1).all()    # there is nothing to blur in a grey image
 
 
+def test_blur_is_taken_back_about_as_well_as_it_is_measured(monkeypatch):
+    taken = []
+    monkeypatch.setattr(batches, 'deblurred', lambda image, blur: taken.append(blur) or image)
+    monkeypatch.setattr(batches, 'blur_of', lambda name, level, seed: np.array([2.0, 1.0, 0.5]) * (name == 'blur'))
+    phases = [{**PHASES[0], 'steps': 60}]
+    list(Batches(Grey(), phases, 4, families=('noise', 'blur')))
+    assert not taken    # it stays, unless a recipe asks for that
+    list(Batches(Grey(), phases, 4, families=('noise', 'blur'), deblur_error=0.2))
+    ratios = np.array(taken) / [2.0, 1.0, 0.5]
+    np.testing.assert_allclose(ratios, ratios[:, :1].repeat(3, 1))
+    assert 30 < len(ratios) <= 120 and 0.1 < np.log(ratios[:, 0]).std() < 0.3
+
+
 @pytest.mark.parametrize('changes, message', [
     ({'experts': ['clean']}, r"experts is \['clean'\]: expected some of blur, noise, weather"),
     ({'experts': []}, 'expected some of'), ({'batch_size': 3}, 'expected batch_size 4 or more'),
     ({'clean_share': 1.0}, 'clean_share is 1.0'), ({'network': SPEC}, 'takes its network from --weights'),
-    ({'stage': 'tail'}, 'for stage experts, not tail')])
+    ({'stage': 'tail'}, 'for stage experts, not tail'),
+    ({'stage': 'tail', 'experts': [], 'deblur_error': 0.1}, 'deblur_error are for stage experts')])
 def test_recipes_that_make_no_sense(changes, message):
     with pytest.raises(ValueError, match=message):
         make_recipe({**RECIPE, **changes}, 'recipe.yaml')

@@ -24,14 +24,16 @@ from tiny import tiny_bundle
 torch = pytest.importorskip('torch', reason='torch is not installed (make train-env)')
 pytest.importorskip('ee_seg_ros.training', reason='torchvision is not installed (make train-env)')
 
-from ee_seg_ros.data.distortions import DISTORTIONS, distort  # noqa: E402
+from ee_seg_ros.data.distortions import DISTORTIONS, blur_of, distort  # noqa: E402
 from ee_seg_ros.data.scenes import StreetDrive  # noqa: E402
 from ee_seg_ros.inference.bundle import Bundle  # noqa: E402
 from ee_seg_ros.inference.detector import Detector  # noqa: E402
 from ee_seg_ros.models.export import add_detector  # noqa: E402
 from ee_seg_ros.training import detector as training  # noqa: E402
 from ee_seg_ros.training.detector import (  # noqa: E402
+    blur_from_log,
     gather,
+    log_blur,
     read_detector_recipe,
     severity,
     train_detector,
@@ -83,6 +85,10 @@ def test_what_is_written_goes_into_a_bundle_and_works(trained, folder):
         found = detector.detect(distort(image, name, level, 1))
         assert found.family == DISTORTIONS[name].family and 0 <= found.level <= 1
     assert detector.detect(image).family == 'clean'
+    xx, yy, _ = detector.detect(distort(image, 'blur', 4, 1)).blur
+    assert 5 < min(xx, yy) and max(xx, yy) < 30    # it is 11.5
+    xx, yy, _ = detector.detect(distort(image, 'motion', 15, 1)).blur
+    assert xx > 3 * yy
     other = tiny_bundle(folder / 'other')
     add_detector(other, bundle)    # from one bundle into another
     assert Bundle.load(other).detector == described
@@ -99,6 +105,15 @@ def test_features_are_a_function_of_the_recipe_and_kept(trained, folder, monkeyp
     write(folder / 'recipe.yaml', steps=151)
     train_detector(folder / 'recipe.yaml', str(folder / 'camvid'), trained.parent, 1)
     assert json.loads(trained.read_text())['sha256'] != before['sha256']
+
+
+def test_a_blur_has_a_logarithm_and_back():
+    blurs = torch.tensor(np.array([blur_of('motion', 15, 1), blur_of('blur', 3), (0, 0, 0)]), dtype=torch.float32)
+    logarithms = log_blur(blurs)
+    torch.testing.assert_close(blur_from_log(logarithms), blurs, atol=1e-4, rtol=1e-4)
+    for (xx, yy, xy), (across, down, both) in zip(blurs.tolist(), logarithms.tolist()):
+        expected = torch.matrix_exp(torch.tensor([[across, both], [both, down]]))
+        torch.testing.assert_close(torch.tensor([[xx + 0.1, xy], [xy, yy + 0.1]]), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_varied_images_stay_images():
