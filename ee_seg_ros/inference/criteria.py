@@ -17,6 +17,7 @@ Each criterion scores the last of the exits run so far and compares the score wi
 read the low-resolution maps of `ExitOutput`, over the image's content only: single pixels on a grid of 8 pixels of
 network input, all others every 16th pixel, enough for a mean.
 """
+import math
 from dataclasses import dataclass
 from typing import Callable, Optional, Sequence
 
@@ -36,7 +37,8 @@ def normalised_entropy(probabilities: np.ndarray) -> float:
     Source: Gilbert et al., "Early-Exit Criteria for Edge Semantic Segmentation", ICMLCN 2025, after the authors' code.
     """
     clipped = np.maximum(probabilities, np.finfo(np.float32).tiny)
-    return float(-(clipped * np.log(clipped)).sum(0).mean() / np.log(len(probabilities)))
+    total = -np.vdot(clipped, cv2.log(clipped))    # a third of the time of numpy.log
+    return float(total / (clipped[0].size * math.log(len(clipped))))
 
 
 def variation_of_information(previous: np.ndarray, current: np.ndarray) -> float:
@@ -79,17 +81,20 @@ def confident_pixels(logits: np.ndarray, temperature: float, limits: np.ndarray,
 
     A pixel stops because its top-1 probability exceeds the limit of its class. logits: float32 (C, h, w), of which the
     softmax at `temperature` is meant. limits: float (C,). weights: float (C,), by which what falls short is multiplied
-    where a class is on top; None: 1. Source: CBT (Gormez and Koyuncu, arXiv 2210.15621); with one limit for all classes
+    where a class is on top; None: 1. Where several are, the sums of theirs count. Source: CBT (Gormez and Koyuncu, arXiv 2210.15621); with one limit for all classes
     ADP-C (Liu et al., ICLR 2022).
     """
-    parts = logits - logits.max(0)
+    planes = logits.reshape(len(logits), -1)
+    parts = planes - planes.max(0)
+    # What belongs to the top class, without argmax, which alone takes longer than all of this.
+    _, on_top = cv2.threshold(parts, -np.finfo(np.float32).tiny, 1, cv2.THRESH_BINARY)
+    limit = np.asarray(limits, np.float32) @ on_top
     parts *= np.float32(1 / temperature)
-    inverse = np.exp(parts, out=parts).sum(0)    # of the top-1 probability; a top class's own part is exactly 1
-    # The limits of the top classes, without argmax, which alone takes longer than all of this; their mean at a tie.
-    of_class = [1 / np.maximum(limits, 1e-6), np.ones(len(limits)), 1 if weights is None else weights]
-    found = np.stack(np.broadcast_arrays(*of_class)).astype(np.float32) @ (parts == 1).reshape(len(logits), -1)
-    largest, ties, weight = found.reshape(3, *inverse.shape)
-    return inverse * ties < largest, (1 - 1 / inverse) * (weight / ties)
+    confidence = 1 / cv2.exp(parts, dst=parts).sum(0)
+    doubt = 1 - confidence
+    if weights is not None:
+        doubt *= np.asarray(weights, np.float32) @ on_top
+    return (confidence > limit).reshape(logits.shape[1:]), doubt.reshape(logits.shape[1:])
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from ee_seg_ros.inference.pixels import (
     resized,
 )
 from ee_seg_ros.inference.result import Result
-from ee_seg_ros.inference.windows import HALO, best_window, bounding_window, grow, means, shrink, whole, widen
+from ee_seg_ros.inference.windows import HALO, best_window, bounding_window, means, shrink, whole, widen
 
 PARTS = ('onboard', 'offboard', 'all')
 WHOLE_ABOVE = 0.9    # of the cells: above this share whole maps run, for little is saved and borders cost
@@ -65,7 +65,7 @@ class Engine:
                  warn: Callable[[str], object] = print):
         if part not in PARTS:
             raise ValueError(f'part {part!r} is not one of {", ".join(PARTS)}')
-        self.bundle = bundle
+        self.bundle, self._weights = bundle, bundle.class_weights
         if bundle.split is None and part == 'offboard':
             raise BundleError(f'bundle {bundle.name} has no split: all of it runs onboard, and nothing is left for an '
                               'offboard node; give a bundle with a split, or run the onboard node alone')
@@ -109,9 +109,9 @@ class Engine:
             result.crops = {name: np.ascontiguousarray(place.of(crop, before.size))
                             for name, crop in result.crops.items()}
         result.window, result.outer = window, outer
-        outside = np.ones(cells, bool)
+        outside = np.ones_like(result.stopped)
         window.of(outside, cells)[:] = False
-        result.stopped |= grow(outside, *result.stopped.shape)
+        result.stopped |= outside
 
     def _run_head(self, exit_, result):
         self._run(exit_.graph, result)
@@ -142,11 +142,12 @@ class Engine:
         rare classes weighs more, for mIoU counts all classes alike. The means are None for a bundle without cells.
         """
         output, bundle = result.output, self.bundle
-        found = confident_pixels(output.grid_logits, output.exit.temperature, limits, bundle.class_weights)
+        found = confident_pixels(output.grid_logits, output.exit.temperature, limits, self._weights)
         stopped, doubt = (on_grid(each, bundle.height, bundle.width, outside) for each, outside in zip(found, (1, 0)))
         if result.stopped is not None:
             stopped |= result.stopped
-        return stopped, None if bundle.cells is None else means(np.where(stopped, np.float32(0), doubt), bundle.cells)
+        np.putmask(doubt, stopped, 0)
+        return stopped, None if bundle.cells is None else means(doubt, bundle.cells)
 
     def _stop_pixels(self, result, limits, worth):
         """Stop the pixels of which the last output is sure, and all those outside of the window that is worth it.

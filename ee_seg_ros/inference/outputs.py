@@ -90,9 +90,8 @@ class ExitOutput:
         """The logits resized bilinearly to a stride, over the image's content only."""
         rows, columns = (math.ceil(size / stride) for size in (self.placement.content_height,
                                                                self.placement.content_width))
-        size = (self.logits.shape[2] * self._stride // stride, self.logits.shape[1] * self._stride // stride)
-        resized = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in self.logits])
-        return resized[:, :rows, :columns]
+        height, width = (size * self._stride // stride for size in self.logits.shape[1:])
+        return resized(self.logits, height, width)[:, :rows, :columns]
 
     @property
     def stopped_share(self) -> Optional[float]:
@@ -100,7 +99,7 @@ class ExitOutput:
         if self.stopped is None:
             return None
         rows, columns = self.grid_logits.shape[1:]
-        return float(self.stopped[:rows, :columns].mean())
+        return np.count_nonzero(self.stopped[:rows, :columns]) / (rows * columns)
 
     @cached_property
     def sampled_probabilities(self) -> np.ndarray:
@@ -126,6 +125,18 @@ class ExitOutput:
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Softmax over the first axis of float32 (C, ...) divided by `temperature`."""
     scaled = (logits - logits.max(0)) * np.float32(1 / temperature)
-    np.exp(scaled, out=scaled)
+    cv2.exp(scaled, dst=scaled)    # a quarter of the time of numpy.exp
     scaled /= scaled.sum(0)
     return scaled
+
+
+def resized(logits: np.ndarray, height: int, width: int) -> np.ndarray:
+    """float32 (C, height, width): logits (C, h, w) resized bilinearly; a copy in any case."""
+    classes, rows, columns = logits.shape
+    if (rows, columns) == (height, width):
+        return logits.copy()
+    if rows % height == 0 and columns % width == 0:    # values of two planes do not meet: all of them at once
+        planes = np.ascontiguousarray(logits).reshape(classes * rows, columns)
+        return cv2.resize(planes, (width, classes * height), interpolation=cv2.INTER_LINEAR).reshape(
+            classes, height, width)
+    return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in logits])
