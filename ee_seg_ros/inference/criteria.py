@@ -29,6 +29,7 @@ from ee_seg_ros.inference.gain import expected_gain
 from ee_seg_ros.inference.outputs import ExitOutput
 
 PIXEL_CONFIDENCE = 0.9    # MESS leaves th_pix to its search; this is the value that ours fixes
+_ON_TOP = 1 - 1e-6    # of the largest probability: from here on a class is on top, too
 
 
 def normalised_entropy(probabilities: np.ndarray) -> float:
@@ -81,20 +82,20 @@ def confident_pixels(logits: np.ndarray, temperature: float, limits: np.ndarray,
 
     A pixel stops because its top-1 probability exceeds the limit of its class. logits: float32 (C, h, w), of which the
     softmax at `temperature` is meant. limits: float (C,). weights: float (C,), by which what falls short is multiplied
-    where a class is on top; None: 1. Where several are, the sums of theirs count. Source: CBT (Gormez and Koyuncu, arXiv 2210.15621); with one limit for all classes
-    ADP-C (Liu et al., ICLR 2022).
+    where a class is on top; None: 1. Where several are, the sums of theirs count. Source: CBT (Gormez and Koyuncu,
+    arXiv 2210.15621); with one limit for all classes ADP-C (Liu et al., ICLR 2022).
     """
     planes = logits.reshape(len(logits), -1)
-    parts = planes - planes.max(0)
-    # What belongs to the top class, without argmax, which alone takes longer than all of this.
-    _, on_top = cv2.threshold(parts, -np.finfo(np.float32).tiny, 1, cv2.THRESH_BINARY)
-    limit = np.asarray(limits, np.float32) @ on_top
+    parts = planes - planes.max(0)    # all in this one array: memory takes longer than arithmetic
     parts *= np.float32(1 / temperature)
     confidence = 1 / cv2.exp(parts, dst=parts).sum(0)
-    doubt = 1 - confidence
+    # What is the top class's own, without argmax, which alone takes longer than all of this: its part is exp(0).
+    cv2.threshold(parts, _ON_TOP, 1, cv2.THRESH_BINARY, dst=parts)
+    stopped = confidence > np.asarray(limits, np.float32) @ parts
+    doubt = np.subtract(1, confidence, out=confidence)
     if weights is not None:
-        doubt *= np.asarray(weights, np.float32) @ on_top
-    return (confidence > limit).reshape(logits.shape[1:]), doubt.reshape(logits.shape[1:])
+        doubt *= np.asarray(weights, np.float32) @ parts
+    return stopped.reshape(logits.shape[1:]), doubt.reshape(logits.shape[1:])
 
 
 @dataclass(frozen=True)
