@@ -29,6 +29,7 @@ from ee_seg_ros.inference.gain import expected_gain
 from ee_seg_ros.inference.outputs import ExitOutput
 
 PIXEL_CONFIDENCE = 0.9    # MESS leaves th_pix to its search; this is the value that ours fixes
+_NEIGHBOURS = np.ones((5, 5), np.uint8)    # around a pixel: with two classes among them it is at a border
 _ON_TOP = 1 - 1e-6    # of the largest probability: from here on a class is on top, too
 
 
@@ -70,10 +71,9 @@ def confident_share(probabilities: np.ndarray, pixel_threshold: float = PIXEL_CO
     """
     confidence = np.ascontiguousarray(probabilities.max(0), np.float32)
     classes = probabilities.argmax(0).astype(np.uint8)
-    kernel = np.ones((3, 3), np.uint8)
-    border = cv2.dilate(cv2.morphologyEx(classes, cv2.MORPH_GRADIENT, kernel), kernel) > 0
-    smoothed = np.where(border, cv2.medianBlur(confidence, 3), confidence)
-    return float(np.count_nonzero(smoothed >= pixel_threshold) / smoothed.size)
+    border = cv2.morphologyEx(classes, cv2.MORPH_GRADIENT, _NEIGHBOURS)
+    smoothed = cv2.copyTo(cv2.medianBlur(confidence, 3), border, confidence)
+    return np.count_nonzero(smoothed >= pixel_threshold) / smoothed.size
 
 
 def confident_pixels(logits: np.ndarray, temperature: float, limits: np.ndarray,

@@ -17,11 +17,11 @@ from typing import Callable, Optional, Sequence
 
 import numpy as np
 
-from ee_seg_ros.inference.bundle import Bundle, BundleError, Exit
+from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.criteria import CRITERIA, confident_pixels
 from ee_seg_ros.inference.frame import Placement, preprocess
 from ee_seg_ros.inference.graphs import CPU, Graphs
-from ee_seg_ros.inference.outputs import GRID, ExitOutput
+from ee_seg_ros.inference.outputs import GRID, ExitOutput, resized, together
 from ee_seg_ros.inference.pixels import (
     OnboardMap,
     class_logits,
@@ -29,27 +29,12 @@ from ee_seg_ros.inference.pixels import (
     fill_means,
     keep_stopped,
     on_grid,
-    resized,
 )
 from ee_seg_ros.inference.result import Result
 from ee_seg_ros.inference.windows import HALO, best_window, bounding_window, means, shrink, whole, widen
 
 PARTS = ('onboard', 'offboard', 'all')
 WHOLE_ABOVE = 0.9    # of the cells: above this share whole maps run, for little is saved and borders cost
-
-
-def together(exit_: Exit, logits: np.ndarray, outputs: Sequence[ExitOutput]) -> np.ndarray:
-    """Logits float32 (C, h, w) of an exit that is averaged: the mean over the heads so far, the new one and `outputs`.
-
-    Where deeper features say little more than earlier ones, their heads err in other places: so it is on distorted
-    images, of which the backbone has learned nothing (an expert's outputs are the mean over its own heads), and may be
-    at the end of the network. Other exits answer alone.
-    """
-    earlier = [output for output in outputs if output.exit.expert == exit_.expert] if exit_.averaged else []
-    if not earlier:
-        return logits
-    return (resized(earlier[-1].logits, *logits.shape[1:]) * np.float32(len(earlier)) + logits) / np.float32(
-        len(earlier) + 1)
 
 
 class Engine:
@@ -152,11 +137,13 @@ class Engine:
     def _stop_pixels(self, result, limits, worth):
         """Stop the pixels of which the last output is sure, and all those outside of the window that is worth it.
 
-        What has stopped stays so. worth: mean doubt from which on a cell is worth what comes next.
+        What has stopped stays so. worth: as of `Bundle.worth`.
         """
         result.stopped, doubt = self._unsettled(result, limits)
         if doubt is not None:
-            window = best_window(doubt - worth)    # in the one before: outside of it all has stopped
+            stage = result.output.exit.stage    # what comes next runs on the other side behind the last one onboard
+            onboard = stage in self._onboard_stages[:-1] or self.bundle.split is None
+            window = best_window(doubt - worth[not onboard])    # in the one before: outside of it all has stopped
             if window is None:
                 result.stopped[:] = True
             else:
@@ -185,13 +172,12 @@ class Engine:
         began = time.perf_counter()
         for stage in stages:
             self._run(stage, result)
-            onboard = stage in self._onboard_stages[:-1] or self.bundle.split is None
             for exit_ in exits:
                 if exit_.stage == stage and not result.settled:
                     self._run_head(exit_, result)
                     result.threshold = threshold_of.get(exit_.name)
                     if limits is not None and result.threshold is not None:
-                        self._stop_pixels(result, limits, worth[0 if onboard else 1])
+                        self._stop_pixels(result, limits, worth)
                     result.score, result.settled = (None, False) if result.threshold is None else rule.judge(
                         [*result.before, *result.outputs], result.threshold)
                     if limits is not None and result.stopped.all():    # nothing is left to do

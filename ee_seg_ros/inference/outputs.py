@@ -14,7 +14,7 @@
 """What an exit puts out: logits, and the mask, confidence and low-resolution maps made from them."""
 import math
 from functools import cached_property
-from typing import Optional
+from typing import Optional, Sequence
 
 import cv2
 import numpy as np
@@ -124,9 +124,11 @@ class ExitOutput:
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Softmax over the first axis of float32 (C, ...) divided by `temperature`."""
-    scaled = (logits - logits.max(0)) * np.float32(1 / temperature)
+    logits = np.ascontiguousarray(logits)    # of every other value: one slow pass instead of two
+    scaled = logits - logits.max(0)
+    scaled *= np.float32(1 / temperature)
     cv2.exp(scaled, dst=scaled)    # a quarter of the time of numpy.exp
-    scaled /= scaled.sum(0)
+    scaled *= 1 / scaled.sum(0)
     return scaled
 
 
@@ -140,3 +142,17 @@ def resized(logits: np.ndarray, height: int, width: int) -> np.ndarray:
         return cv2.resize(planes, (width, classes * height), interpolation=cv2.INTER_LINEAR).reshape(
             classes, height, width)
     return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in logits])
+
+
+def together(exit_: Exit, logits: np.ndarray, outputs: Sequence[ExitOutput]) -> np.ndarray:
+    """Logits float32 (C, h, w) of an exit that is averaged: the mean over the heads so far, the new one and `outputs`.
+
+    Where deeper features say little more than earlier ones, their heads err in other places: so it is on distorted
+    images, of which the backbone has learned nothing (an expert's outputs are the mean over its own heads), and may be
+    at the end of the network. Other exits answer alone.
+    """
+    earlier = [output for output in outputs if output.exit.expert == exit_.expert] if exit_.averaged else []
+    if not earlier:
+        return logits
+    return (resized(earlier[-1].logits, *logits.shape[1:]) * np.float32(len(earlier)) + logits) / np.float32(
+        len(earlier) + 1)
