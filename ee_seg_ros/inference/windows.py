@@ -12,8 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """Windows of feature maps: later stages run on the rectangle in which most is left to do, not on whole maps."""
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import cv2
 import numpy as np
@@ -22,7 +23,8 @@ _LITTLE = 1e-7    # what each cell costs: of windows with the same sum the small
 HALO = 1    # cells around a window that are run for what lies within, and not used: see docs/criteria.md
 
 
-class Window(NamedTuple):
+@dataclass(frozen=True)
+class Window:
     """A rectangle of cells: rows top to bottom and columns left to right, the ends excluded."""
 
     top: int
