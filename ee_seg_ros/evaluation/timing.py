@@ -117,10 +117,10 @@ class Clock(Engine):
         """What a criterion takes to judge `output` after `before`; its grid is computed anew, as it is in a run."""
         fresh = ExitOutput(self.bundle, output.exit, output.logits, output.placement)
         result = Result(output.placement, outputs=[before, fresh])
-        limits = self._limits(criterion, None)
+        limits, worth = self._limits(criterion, None), self.bundle.worth(criterion)
         began = time.perf_counter()
         if limits is not None:
-            self._stop_pixels(result, limits, 0.0)
+            self._stop_pixels(result, limits, worth)
         CRITERIA[criterion].score(result.outputs)
         return (time.perf_counter() - began) * 1e3
 

@@ -17,12 +17,12 @@ from typing import Callable, Optional, Sequence
 
 import numpy as np
 
-from ee_seg_ros.inference.bundle import Bundle, BundleError, Exit
+from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.criteria import CRITERIA, confident_pixels
 from ee_seg_ros.inference.detector import Detector
 from ee_seg_ros.inference.frame import Placement, preprocess
 from ee_seg_ros.inference.graphs import CPU, Graphs
-from ee_seg_ros.inference.outputs import GRID, ExitOutput
+from ee_seg_ros.inference.outputs import GRID, ExitOutput, resized, together
 from ee_seg_ros.inference.pixels import (
     OnboardMap,
     class_logits,
@@ -30,27 +30,12 @@ from ee_seg_ros.inference.pixels import (
     fill_means,
     keep_stopped,
     on_grid,
-    resized,
 )
 from ee_seg_ros.inference.result import Result
-from ee_seg_ros.inference.windows import HALO, best_window, bounding_window, grow, means, shrink, whole, widen
+from ee_seg_ros.inference.windows import HALO, best_window, bounding_window, means, shrink, whole, widen
 
 PARTS = ('onboard', 'offboard', 'all')
 WHOLE_ABOVE = 0.9    # of the cells: above this share whole maps run, for little is saved and borders cost
-
-
-def together(exit_: Exit, logits: np.ndarray, outputs: Sequence[ExitOutput]) -> np.ndarray:
-    """Logits float32 (C, h, w) of an exit that is averaged: the mean over the heads so far, the new one and `outputs`.
-
-    Where deeper features say little more than earlier ones, their heads err in other places: so it is on distorted
-    images, of which the backbone has learned nothing (an expert's outputs are the mean over its own heads), and may be
-    at the end of the network. Other exits answer alone.
-    """
-    earlier = [output for output in outputs if output.exit.expert == exit_.expert] if exit_.averaged else []
-    if not earlier:
-        return logits
-    return (resized(earlier[-1].logits, *logits.shape[1:]) * np.float32(len(earlier)) + logits) / np.float32(
-        len(earlier) + 1)
 
 
 class Engine:
@@ -66,7 +51,7 @@ class Engine:
                  warn: Callable[[str], object] = print):
         if part not in PARTS:
             raise ValueError(f'part {part!r} is not one of {", ".join(PARTS)}')
-        self.bundle = bundle
+        self.bundle, self._weights = bundle, bundle.class_weights
         if bundle.split is None and part == 'offboard':
             raise BundleError(f'bundle {bundle.name} has no split: all of it runs onboard, and nothing is left for an '
                               'offboard node; give a bundle with a split, or run the onboard node alone')
@@ -111,9 +96,9 @@ class Engine:
             result.crops = {name: np.ascontiguousarray(place.of(crop, before.size))
                             for name, crop in result.crops.items()}
         result.window, result.outer = window, outer
-        outside = np.ones(cells, bool)
+        outside = np.ones_like(result.stopped)
         window.of(outside, cells)[:] = False
-        result.stopped |= grow(outside, *result.stopped.shape)
+        result.stopped |= outside
 
     def _run_head(self, exit_, result):
         self._run(exit_.graph, result)
@@ -144,20 +129,23 @@ class Engine:
         rare classes weighs more, for mIoU counts all classes alike. The means are None for a bundle without cells.
         """
         output, bundle = result.output, self.bundle
-        found = confident_pixels(output.grid_logits, output.exit.temperature, limits, bundle.class_weights)
+        found = confident_pixels(output.grid_logits, output.exit.temperature, limits, self._weights)
         stopped, doubt = (on_grid(each, bundle.height, bundle.width, outside) for each, outside in zip(found, (1, 0)))
         if result.stopped is not None:
             stopped |= result.stopped
-        return stopped, None if bundle.cells is None else means(np.where(stopped, np.float32(0), doubt), bundle.cells)
+        np.putmask(doubt, stopped, 0)
+        return stopped, None if bundle.cells is None else means(doubt, bundle.cells)
 
     def _stop_pixels(self, result, limits, worth):
         """Stop the pixels of which the last output is sure, and all those outside of the window that is worth it.
 
-        What has stopped stays so. worth: mean doubt from which on a cell is worth what comes next.
+        What has stopped stays so. worth: as of `Bundle.worth`.
         """
         result.stopped, doubt = self._unsettled(result, limits)
         if doubt is not None:
-            window = best_window(doubt - worth)    # in the one before: outside of it all has stopped
+            stage = result.output.exit.stage    # what comes next runs on the other side behind the last one onboard
+            onboard = stage in self._onboard_stages[:-1] or self.bundle.split is None
+            window = best_window(doubt - worth[not onboard])    # in the one before: outside of it all has stopped
             if window is None:
                 result.stopped[:] = True
             else:
@@ -186,13 +174,12 @@ class Engine:
         began = time.perf_counter()
         for stage in stages:
             self._run(stage, result)
-            onboard = stage in self._onboard_stages[:-1] or self.bundle.split is None
             for exit_ in exits:
                 if exit_.stage == stage and not result.settled:
                     self._run_head(exit_, result)
                     result.threshold = threshold_of.get(exit_.name)
                     if limits is not None and result.threshold is not None:
-                        self._stop_pixels(result, limits, worth[0 if onboard else 1])
+                        self._stop_pixels(result, limits, worth)
                     result.score, result.settled = (None, False) if result.threshold is None else rule.judge(
                         [*result.before, *result.outputs], result.threshold)
                     if limits is not None and result.stopped.all():    # nothing is left to do

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from ee_seg_ros.inference.frame import Placement
-from ee_seg_ros.inference.outputs import GRID, SAMPLED
+from ee_seg_ros.inference.outputs import GRID, SAMPLED, resized
 from ee_seg_ros.inference.windows import grow
 
 _SURE = 12.0    # logit of a class that came without logits: a probability of 0.9999 among 11 classes
@@ -41,13 +41,6 @@ class OnboardMap:
     def unsent_pixels(self) -> Optional[np.ndarray]:
         """bool, on the grid: pixels of cells that are not sent; None where all are."""
         return None if self.sent is None else grow(~self.sent, *self.classes.shape)
-
-
-def resized(logits: np.ndarray, height: int, width: int) -> np.ndarray:
-    """float32 (C, height, width): logits (C, h, w) resized bilinearly; a copy in any case."""
-    if logits.shape[1:] == (height, width):
-        return logits.copy()
-    return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in logits])
 
 
 def keep_stopped(previous: np.ndarray, logits: np.ndarray, stopped: np.ndarray) -> np.ndarray:
@@ -80,7 +73,12 @@ def classes_before(onboard: OnboardMap, placement: Placement) -> Before:
 
 
 def on_grid(content: np.ndarray, height: int, width: int, outside: float) -> np.ndarray:
-    """A map over an image's content, on the grid over the whole network input; `outside` beyond the content."""
+    """A map over an image's content, on the grid over the whole network input; `outside` beyond the content.
+
+    The map itself where there is nothing beyond.
+    """
+    if content.shape == (height // GRID, width // GRID):
+        return content
     whole = np.full((height // GRID, width // GRID), outside, content.dtype)
     whole[:content.shape[0], :content.shape[1]] = content
     return whole

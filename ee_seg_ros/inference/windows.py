@@ -73,7 +73,7 @@ def bounding_window(cells: np.ndarray) -> Window:
 
 def means(pixels: np.ndarray, cells: tuple) -> np.ndarray:
     """float (rows, columns): the mean of the pixels in each of the cells; pixels: on a finer grid."""
-    return cv2.resize(pixels.astype(np.float32), cells[::-1], interpolation=cv2.INTER_AREA)
+    return cv2.resize(pixels.astype(np.float32, copy=False), cells[::-1], interpolation=cv2.INTER_AREA)
 
 
 @lru_cache(maxsize=8)
@@ -88,22 +88,21 @@ def best_window(values: np.ndarray) -> Optional[Window]:
     (Kadane's algorithm; Bentley, "Programming pearls", Communications of the ACM 27(9), 1984).
     """
     worth = values > _LITTLE
-    if not worth.any():
+    left, top, columns, rows = cv2.boundingRect(worth.view(np.uint8))    # cells around only cost
+    box = Window(top, top + rows, left, left + columns)
+    if box.area == 0:
         return None
-    if worth.all():
-        return whole(values.shape)
-    box = bounding_window(worth)    # cells around only cost
     values = box.of(values, values.shape)
-    rows, columns = values.shape
-    above = np.zeros((rows + 1, columns))
-    np.cumsum(values.astype(float) - _LITTLE, 0, out=above[1:])
+    if values.min() >= 0:    # no cell costs anything: nothing to search for
+        return box
     tops, bottoms = _pairs(rows + 1)
-    before = np.zeros((len(tops), columns + 1))
-    np.cumsum(above[bottoms] - above[tops], 1, out=before[:, 1:])
+    above = cv2.integral(np.subtract(values, _LITTLE, dtype=float))
+    before = above.take(bottoms, 0)
+    before -= above.take(tops, 0)    # (pairs, columns + 1): sums from the left
     sums = before[:, 1:] - np.minimum.accumulate(before[:, :-1], 1)
     pair, last = divmod(int(sums.argmax()), columns)
-    return Window(box.top + int(tops[pair]), box.top + int(bottoms[pair]),
-                  box.left + int(before[pair, :last + 1].argmin()), box.left + last + 1)
+    return Window(top + int(tops[pair]), top + int(bottoms[pair]),
+                  left + int(before[pair, :last + 1].argmin()), left + last + 1)
 
 
 def grow(cells: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -113,14 +113,17 @@ def test_doubt_weighs_what_the_class_on_top_weighs():
     stopped, doubt = confident_pixels(logits, 1.0, limits)
     weighed = confident_pixels(logits, 1.0, limits, weights)
     np.testing.assert_array_equal(weighed[0], stopped)
-    np.testing.assert_allclose(weighed[1], doubt * [0.5, 4.0, 2.25], rtol=1e-6)    # their mean where two are on top
+    np.testing.assert_allclose(weighed[1], doubt * [0.5, 4.0, 4.5], rtol=1e-6)    # their sum where two are on top
 
 
 def test_a_pixel_between_two_classes_does_not_stop():
-    """Two classes of one logit have 0.5 each, which is above neither limit, as is common with weights in int8."""
+    """Two classes of one logit have 0.5 each, which is never above the sum of two limits that are worth the name.
+
+    Equal logits are common with weights in int8.
+    """
     logits = np.array([[5, 5, 5], [5, -9, 5], [-9, -9, 5]], np.float32)[:, None]
     assert confident_pixels(logits, 1.0, np.array([0.9, 0.8, 0.95]))[0].tolist() == [[False, True, False]]
-    assert confident_pixels(logits, 1.0, np.array([0.4, 0.4, 0.4]))[0].tolist() == [[True, True, False]]
+    assert confident_pixels(logits, 1.0, np.array([0.3, 0.4, 0.4]))[0].tolist() == [[False, True, False]]
 
 
 @pytest.mark.parametrize('limit, expected', [(0.0, True), (1.0, False)])

@@ -28,10 +28,11 @@ from ee_seg_ros.inference import experts
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.deblur import deblurred
 from ee_seg_ros.inference.detector import Detection
-from ee_seg_ros.inference.engine import Engine, together
+from ee_seg_ros.inference.engine import Engine
 from ee_seg_ros.inference.experts import AUTO, EVERY, OFF, ExpertChooser
 from ee_seg_ros.inference.features import FeatureError, pack, unpack
 from ee_seg_ros.inference.frame import preprocess, smoothed
+from ee_seg_ros.inference.outputs import together
 from ee_seg_ros.inference.pixels import OnboardMap
 
 EXPERTS = {'blur': ('exit1', 'exit2', 'final'), 'noise': ('exit2',)}

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ee_seg_ros.inference.frame import Placement
-from ee_seg_ros.inference.outputs import softmax
+from ee_seg_ros.inference.outputs import resized, softmax
 from ee_seg_ros.inference.pixels import (
     OnboardMap,
     class_logits,
@@ -26,7 +26,6 @@ from ee_seg_ros.inference.pixels import (
     keep_stopped,
     on_grid,
     refine,
-    resized,
 )
 
 RNG = np.random.default_rng(0)
@@ -65,11 +64,23 @@ def test_resized_is_a_copy_even_where_nothing_changes():
     np.testing.assert_array_equal(same, logits)
 
 
+@pytest.mark.parametrize('shape', [(4, 5), (8, 5), (8, 10), (16, 20), (8, 7), (12, 15), (32, 10)])
+def test_planes_are_resized_each_for_itself(shape):
+    """Also where all of them are resized at once: those that become smaller by a whole number."""
+    logits = drawn(3, 8, 10)
+    for source in (logits, drawn(3, 9, 12)[:, 1:, :10]):    # and a view, as a part of the image is
+        found = resized(source, *shape)
+        assert found.shape == (3, *shape)
+        for plane, now in zip(source, found):
+            np.testing.assert_array_equal(now, cv2.resize(plane, shape[::-1], interpolation=cv2.INTER_LINEAR))
+
+
 def test_what_lies_outside_the_image_has_one_value():
     content = np.array([[False, True, False]])
     assert on_grid(content, 16, 32, True).tolist() == [[False, True, False, True], [True] * 4]
     doubt = on_grid(np.array([[0.5, 1]], np.float32), 8, 24, 0)
     assert doubt.tolist() == [[0.5, 1, 0]] and doubt.dtype == np.float32
+    assert on_grid(content, 8, 24, True).tolist() == content.tolist()
 
 
 def test_pixels_of_cells_that_are_not_sent():
