@@ -136,16 +136,23 @@ def observe(engine: Engine, samples: Iterable, report: Callable[[int], None] = l
                 alone = engine.run_exit(image, exit_.name, expert).output.mask(*labels.shape[::-1])
                 matrices[-1][index] = confusion(labels, alone, len(bundle.classes))
         forwarded = to_the_end(engine, image, expert=expert) if bundle.forwards_cells else whole
+        its_ends = _ends(engine, forwarded, labels) if averaged or forwarded is not whole else None
         for name, rule in rules.items():
             frame = to_the_end(engine, image, name, expert=expert) if name in pixelwise else forwarded
             scores[name].append(frame_scores(rule, bundle, frame))
-            if averaged or frame is not whole:
-                ends.setdefault(name, []).append((*frame_ends(bundle, frame, labels), len(frame.payload(engine))))
+            found = its_ends if frame is forwarded else _ends(engine, frame, labels)
+            if found is not None:
+                ends.setdefault(name, []).append(found)
         report(len(matrices))
     if not matrices:
         raise ValueError('there are no images to evaluate')
     return Observations(np.array(matrices), {name: np.array(scores[name], np.float64) for name in rules},
                         {name: Ends(*map(np.array, zip(*rows))) for name, rows in ends.items()}, expert)
+
+
+def _ends(engine, frame, labels):
+    """A row of `Ends`."""
+    return (*frame_ends(engine.bundle, frame, labels), len(frame.payload(engine)))
 
 
 def exits_taken(rule: Criterion, scores: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:

@@ -30,17 +30,13 @@ from ee_seg_ros.search.cascades import threshold_levels
 AS_IT_IS = {'smoothing': None, 'deblurring': False}
 SMOOTHED = {'smoothing': {'sigma': 1.0, 'share': 0.6}, 'deblurring': False}    # see `inference.frame.smoothed`
 DEBLURRED = {'smoothing': None, 'deblurring': True}    # see `inference.deblur`
-EVERY = 3        # an image comes in each third distortion and level of a family: enough to tell strengths apart
-LIKELY = 0.75    # share of the resamples of the images in which an expert settles no fewer than the own heads
+LIKELY = 0.95    # share of the resamples of the images in which an expert settles no fewer than the own heads
 
 
 def copies(count: int, family: str) -> list:
-    """[(image, distortion, level)]: each of `count` images in every third of a family's distortions and levels.
-
-    The next image begins one further, so that all come as often.
-    """
+    """[(image, distortion, level)]: each of `count` images in all of a family's distortions and levels."""
     settings = [(kind.name, level) for kind in DISTORTIONS.values() if kind.family == family for level in kind.levels]
-    return [(index, *setting) for index in range(count) for setting in settings[index % EVERY::EVERY]]
+    return [(index, *setting) for index in range(count) for setting in settings]
 
 
 def distorted(samples: Sequence, family: str) -> Iterator:

@@ -61,10 +61,10 @@ def test_all_distortions_of_a_family_and_all_levels_come_as_often():
     kinds = [kind for kind in DISTORTIONS.values() if kind.family == 'noise']
     settings = [(kind.name, level) for kind in kinds for level in kind.levels]
     rows = copies(6, 'noise')
-    assert Counter(row[1:] for row in rows) == dict.fromkeys(settings, 2)
-    assert Counter(row[0] for row in rows) == dict.fromkeys(range(6), 3) and len(set(rows)) == 18
+    assert Counter(row[1:] for row in rows) == dict.fromkeys(settings, 6)
+    assert Counter(row[0] for row in rows) == dict.fromkeys(range(6), 9) and len(set(rows)) == 54
     found = list(distorted(samples, 'noise'))
-    assert len(found) == 18
+    assert len(found) == 54
     for (index, name, level), (image, labels) in zip(rows, found):
         assert labels[0, 0] == index
         np.testing.assert_array_equal(image, distort(samples[index][0], name, level, index))
@@ -72,7 +72,7 @@ def test_all_distortions_of_a_family_and_all_levels_come_as_often():
 
 def test_the_detector_says_how_strong_each_copy_is(bundle, tmp_path):
     samples = [(mixed_image(seed), None) for seed in range(2)]
-    assert strengths(bundle, samples, 'noise').tolist() == [0.0] * 6    # there is no detector
+    assert strengths(bundle, samples, 'noise').tolist() == [0.0] * 18    # there is no detector
     judged = Bundle.load(add_detector(tiny_bundle(tmp_path / 'judged', experts=EXPERTS)))
     seen = [Detector(judged).detect(image) for image, _ in distorted(samples, 'noise')]
     assert strengths(judged, samples, 'noise').tolist() == [
@@ -159,7 +159,7 @@ def test_measured_stored_and_copied(tmp_path, monkeypatch):
     write_document(bundle)
     bundle = Bundle.load(measured)
     stored = bundle.document['experts']['noise']
-    assert stored['calibration']['images'] == 9    # three copies of each
+    assert stored['calibration']['images'] == 27    # nine copies of each
     changed = [row['name'] for row in stored['calibration']['exits'] if row['miou'] != row['miou_without_expert']]
     assert {'exit1', 'exit2'} <= set(changed) and {key: stored[key] for key in experts.AS_IT_IS} in (
         experts.AS_IT_IS, experts.SMOOTHED)    # without a detector nothing is deblurred
