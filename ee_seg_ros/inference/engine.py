@@ -60,6 +60,9 @@ class Engine:
         self._graphs = Graphs(bundle, self._graphs_of(part), providers, threads, warn)
         self.providers = self._graphs.providers
         self._detector = Detector(bundle) if any(map(bundle.deblurs, bundle.experts)) and part != 'offboard' else None
+        if self._detector is not None and not self._detector.measures_blur:
+            raise BundleError(f'the detector of bundle {bundle.name} does not measure blur, which an expert wants '
+                              'taken back (deblurring): export it with --detector, one that is trained anew')
 
     def _graphs_of(self, part):
         bundle = self.bundle

@@ -127,6 +127,10 @@ def test_blur_is_taken_back_for_an_expert_that_says_so(tmp_path, noise):
     scaled = cv2.resize(image, (placement.content_width, placement.content_height))
     sharp = deblurred(scaled, (4 * across ** 2, down ** 2, 0.5 * across * down))
     np.testing.assert_array_equal(preprocess(image, bundle, blur=(4.0, 1.0, 0.5))[0], preprocess(sharp, bundle)[0])
+    blind = json.loads((add_detector(folder) / 'bundle.json').read_text())['detector']
+    with pytest.raises(BundleError, match='does not measure blur'):
+        Engine(Bundle(folder, {**document, 'detector': blind}), threads=1)
+    Engine(Bundle(folder, {**document, 'detector': blind}), threads=1, part='offboard')    # where it is not asked
     del document['detector']
     with pytest.raises(BundleError, match='has no detector'):
         Engine(Bundle(folder, document), threads=1)

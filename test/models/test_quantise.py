@@ -13,6 +13,7 @@
 # limitations under the License.
 """Bundles in int8."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,10 @@ from ee_seg_ros.inference.bundle import Bundle  # noqa: E402
 from ee_seg_ros.inference.engine import Engine  # noqa: E402
 from ee_seg_ros.models import quantise as quantising  # noqa: E402
 from ee_seg_ros.models.quantise import compare, quantise, running_order  # noqa: E402
+
+# x86 without VNNI adds two products in 16 bits, which saturate: then less agrees (0.79 with AVX2).
+CPU = Path('/proc/cpuinfo')
+HAS_VNNI = not CPU.is_file() or 'avx2' not in CPU.read_text() or 'vnni' in CPU.read_text()
 
 
 @pytest.fixture(scope='module')
@@ -86,8 +91,7 @@ def test_every_exit_says_nearly_the_same(bundle, int8, images):
         assert np.abs(before - after).max() < 0.05 * np.ptp(before)
         assert np.abs(before - after).max() > 0
         final = [Engine(one, threads=1).run_exit(image, 'final').output.mask(120, 90) for one in (bundle, int8)]
-        # Processors without VNNI add two products in 16 bits, which saturate: then less agrees (0.79 with AVX2).
-        assert np.mean(final[0] == final[1]) > 0.6
+        assert np.mean(final[0] == final[1]) > (0.9 if HAS_VNNI else 0.6)
 
 
 def test_the_first_layers_stay_float_if_wanted(bundle, images, tmp_path):
