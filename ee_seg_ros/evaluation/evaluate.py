@@ -105,7 +105,8 @@ def frame_ends(bundle: Bundle, frame: PairResult, labels: np.ndarray) -> tuple:
 def frame_scores(rule: Criterion, bundle: Bundle, frame: PairResult) -> list:
     """A criterion's score at every judged exit of a frame, NaN where it gives none, or was passed by.
 
-    Where a frame ended because nothing was left to do, it does so whatever the threshold: its score is infinite.
+    Where a frame ended because nothing was left to do, it does so whatever the threshold: its score is infinite. So is
+    that of an exit behind which nothing runs (`Bundle.last_exit`).
     """
     scores = {side.outputs[index].exit.name: rule.judge([*side.before, *side.outputs[:index + 1]], 0.0)[0]
               for side in frame.sides for index in range(len(side.outputs))}

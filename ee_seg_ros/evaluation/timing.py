@@ -27,13 +27,11 @@ from statistics import mean, median
 import cv2
 import numpy as np
 
-from ee_seg_ros.evaluation.evaluate import Observations
+from ee_seg_ros.evaluation.evaluate import Observations, to_the_end
 from ee_seg_ros.evaluation.pair import run_pair
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA, Criterion
 from ee_seg_ros.inference.engine import Engine
-from ee_seg_ros.inference.outputs import ExitOutput
-from ee_seg_ros.inference.result import Result
 
 TIMED_IMAGES, ROUNDS = 12, 8
 
@@ -102,40 +100,40 @@ def median_times(jobs: dict, images: Sequence, rounds: int, report: Callable[[],
 
 
 class Clock(Engine):
-    """The engine as it runs, with the time of every graph noted: graph name -> list of ms."""
+    """The engine as it runs, with times noted, lists of ms: of each graph on whole maps, and of judging.
+
+    times: by the graph's name. judging: by criterion and name of the exit, where there was a score.
+    """
 
     def __init__(self, bundle: Bundle, threads: int):
         super().__init__(bundle, threads=threads)
-        self.times = defaultdict(list)
+        self.times, self.judging = defaultdict(list), defaultdict(list)
 
     def _run(self, graph, result):
         began = time.perf_counter()
         super()._run(graph, result)
-        self.times[graph].append((time.perf_counter() - began) * 1e3)
+        if result.window is None:
+            self.times[graph].append((time.perf_counter() - began) * 1e3)
 
-    def judging_ms(self, criterion: str, before: ExitOutput, output: ExitOutput) -> float:
-        """What a criterion takes to judge `output` after `before`; its grid is computed anew, as it is in a run."""
-        fresh = ExitOutput(self.bundle, output.exit, output.logits, output.placement)
-        result = Result(output.placement, outputs=[before, fresh])
-        limits, worth = self._limits(criterion, None), self.bundle.worth(criterion)
+    def _judge(self, rule, limits, result):
         began = time.perf_counter()
-        if limits is not None:
-            self._stop_pixels(result, limits, worth)
-        CRITERIA[criterion].score(result.outputs)
-        return (time.perf_counter() - began) * 1e3
+        super()._judge(rule, limits, result)
+        if result.score is not None:
+            self.judging[rule.name, result.exit_name].append((time.perf_counter() - began) * 1e3)
 
 
 def judging_times(bundle: Bundle, images: Sequence, criteria: Sequence[str], threads: int, rounds: int) -> dict:
-    """criterion -> {ms, share_of_stage}: median of judging one exit, and that over the mean time of a stage.
+    """criterion -> {ms, share_of_stage}: what judging one exit takes in a run, and that over the mean time of a stage.
 
-    images: uint8 (H, W, 3) RGB, each `rounds` times through all exits, with all criteria at each of the judged ones.
+    ms: the mean of the medians at each of the exits where a criterion gives a score. images: uint8 (H, W, 3) RGB, each
+    `rounds` times through all exits by each criterion in turn.
     """
-    clock, times = Clock(bundle, threads), {name: [] for name in criteria}
-    for image in images:
-        for _ in range(rounds):
-            frame = run_pair(clock, image, 'never', (0.0,) * len(bundle.judged_exits), partial=False)
-            for output in frame.outputs[:-1]:
-                for name in criteria:
-                    times[name].append(clock.judging_ms(name, frame.outputs[0], output))
+    clock = Clock(bundle, threads)
+    for _ in range(rounds):
+        for image in images:
+            for name in criteria:
+                to_the_end(clock, image, name)
     stage = mean(median(clock.times[stage]) for stage in bundle.stages)
-    return {name: {'ms': median(values), 'share_of_stage': median(values) / stage} for name, values in times.items()}
+    found = {name: mean(median(times) for (judged, _), times in clock.judging.items() if judged == name)
+             for name in criteria}
+    return {name: {'ms': ms, 'share_of_stage': ms / stage} for name, ms in found.items()}

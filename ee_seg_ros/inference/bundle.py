@@ -127,14 +127,14 @@ class Bundle:
     def exits_for(self, expert: str = '', criterion: str = '') -> tuple:
         """`exits` with the heads of an expert, where it has some; other exits keep their own, as all do for ''.
 
-        criterion: only those at which it looks, and the last one; '': all. Those by which single pixels stop may pass
-        some by (`pixels.exits`). Raises BundleError that lists the experts if there is none of that name.
+        criterion: only those at which it looks, and the last one (`last_exit`); '': all. Those by which single pixels
+        stop may pass some by (`pixels.exits`). Raises BundleError that lists the experts if there is none of that name.
         """
         exits = self.exits if not expert else tuple(self._expert_exit(expert, exit_) for exit_ in self.exits)
         if criterion not in self.limits:
             return exits
         looked_at = self.document['pixels'].get('exits', [exit_.name for exit_ in self.judged_exits])
-        return tuple(exit_ for exit_ in exits if exit_.name in looked_at or exit_.name == self.exits[-1].name)
+        return tuple(exit_ for exit_ in exits if exit_.name in (*looked_at, self.last_exit(expert)))
 
     def smoothing(self, expert: str) -> Optional[tuple]:
         """(sigma in pixels of the network input, share) of `frame.smoothed` for an expert; None: it has none."""
@@ -150,16 +150,28 @@ class Bundle:
         criteria = self._expert(expert)['criteria'] if expert else {}
         return float(criteria.get(criterion, {}).get('per_strength', 0.0))
 
+    def last_exit(self, expert: str = '') -> str:
+        """The exit behind which nothing runs: for an expert the best of those behind the split, else the last one.
+
+        By the mIoUs of its calibration: exits further behind may have no head of its family, and be worse.
+        """
+        mious = self._mious(expert)
+        if not mious or self.split is None:
+            return self.exits[-1].name
+        return max((exit_.name for exit_ in self.offboard_exits), key=mious.__getitem__)
+
     def refines(self, expert: str = '') -> bool:
         """Whether forwarding is worth it: not where an expert's last onboard exit is better than all behind the split.
 
-        By the mIoUs of its calibration: exits behind the split may have no expert of that family. True if not known.
+        By the mIoUs of its calibration. True if not known.
         """
+        mious = self._mious(expert)
+        return not mious or self.split is None or mious[self.last_exit(expert)] > mious[self.onboard_exits[-1].name]
+
+    def _mious(self, expert):
+        """Exit name -> mIoU with an expert, by its calibration; {} if not known."""
         found = self._expert(expert).get('calibration') if expert else None
-        if found is None or self.split is None:
-            return True
-        mious = {entry['name']: entry['miou'] for entry in found['exits']}
-        return max(mious[exit_.name] for exit_ in self.offboard_exits) > mious[self.onboard_exits[-1].name]
+        return {entry['name']: entry['miou'] for entry in found['exits']} if found else {}
 
     def _expert_exit(self, expert, exit_):
         entry = self._expert(expert)['exits'].get(exit_.name)

@@ -91,10 +91,11 @@ def confident_pixels(logits: np.ndarray, temperature: float, limits: np.ndarray,
     confidence = 1 / cv2.exp(parts, dst=parts).sum(0)
     # What is the top class's own, without argmax, which alone takes longer than all of this: its part is exp(0).
     cv2.threshold(parts, _ON_TOP, 1, cv2.THRESH_BINARY, dst=parts)
-    stopped = confidence > np.asarray(limits, np.float32) @ parts
+    limit, *weight = np.array([limits] if weights is None else [limits, weights], np.float32) @ parts
+    stopped = confidence > limit
     doubt = np.subtract(1, confidence, out=confidence)
-    if weights is not None:
-        doubt *= np.asarray(weights, np.float32) @ parts
+    if weight:
+        doubt *= weight[0]
     return stopped.reshape(logits.shape[1:]), doubt.reshape(logits.shape[1:])
 
 

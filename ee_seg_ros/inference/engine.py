@@ -81,12 +81,18 @@ class Engine:
             result.tensors.update(self._graphs.run(graph, result.tensors))
             result.macs += description['macs']
             return
-        for name in description['inputs']:
-            if name not in result.crops:
-                crop = result.outer.of(result.tensors[name], cells)
-                result.crops[name] = np.ascontiguousarray(crop)
-        result.crops.update(self._graphs.run(graph, result.crops))
+        found = self._graphs.run(graph, {name: self._crop(name, result) for name in description['inputs']})
+        result.crops.update((name, (result.outer, array)) for name, array in found.items())
         result.macs += description['macs'] * result.outer.area / (cells[0] * cells[1])
+
+    def _crop(self, name, result):
+        """A map in the window that runs, with its halo, from the smallest part of it that there is."""
+        outer, cells = result.outer, self.bundle.cells
+        covered, array = result.crops.get(name) or (whole(cells), result.tensors[name])
+        if covered != outer:
+            array = np.ascontiguousarray(outer.inside(covered).of(array, covered.size))
+            result.crops[name] = outer, array
+        return array
 
     def _narrow(self, result, window):
         """Let what comes next run in a window (within the one before), unless that is nearly all of the maps."""
@@ -94,10 +100,6 @@ class Engine:
         outer = window.widened(HALO, before or whole(cells))
         if before is None and outer.area > WHOLE_ABOVE * cells[0] * cells[1]:
             return
-        if before is not None and outer != before:
-            place = outer.inside(before)
-            result.crops = {name: np.ascontiguousarray(place.of(crop, before.size))
-                            for name, crop in result.crops.items()}
         result.window, result.outer = window, outer
         outside = np.ones_like(result.stopped)
         window.of(outside, cells)[:] = False
@@ -118,7 +120,7 @@ class Engine:
         else:
             window, outer, cells = result.window, result.outer, self.bundle.cells
             logits = resized(previous, *shape)
-            window.of(logits, cells)[:] = window.inside(outer).of(result.crops.pop(exit_.logits)[0], outer.size)
+            window.of(logits, cells)[:] = window.inside(outer).of(result.crops.pop(exit_.logits)[1][0], outer.size)
         logits = together(exit_, logits, result.outputs)
         if previous is not None:
             logits = keep_stopped(previous, logits, result.stopped)
@@ -128,12 +130,15 @@ class Engine:
     def _unsettled(self, result, limits):
         """(pixels that stop, bool on the whole grid; doubt about those that do not, float32, as means of the cells).
 
-        Pixels stop where the last output is sure beyond the limit of the class, and where they had before. Doubt about
-        rare classes weighs more, for mIoU counts all classes alike. The means are None for a bundle without cells.
+        Pixels stop where the last output is sure beyond the limit of the class, and where they had before: outside of
+        the window, where nothing is looked at. Doubt about rare classes weighs more, for mIoU counts all classes alike.
+        The means are None for a bundle without cells.
         """
         output, bundle = result.output, self.bundle
-        found = confident_pixels(output.grid_logits, output.exit.temperature, limits, self._weights)
-        stopped, doubt = (on_grid(each, bundle.height, bundle.width, outside) for each, outside in zip(found, (1, 0)))
+        shape, (logits, where) = (bundle.height // GRID, bundle.width // GRID), output.grid_part(result.window,
+                                                                                                 bundle.cells)
+        found = confident_pixels(logits, output.exit.temperature, limits, self._weights)
+        stopped, doubt = (on_grid(each, where, shape, outside) for each, outside in zip(found, (1, 0)))
         if result.stopped is not None:
             stopped |= result.stopped
         np.putmask(doubt, stopped, 0)
@@ -155,6 +160,14 @@ class Engine:
                 self._narrow(result, window)
         result.output.stopped = result.stopped
 
+    def _judge(self, rule, limits, result):
+        """Score the last output and hold it against its threshold; by limits of classes its pixels stop before."""
+        if limits is not None:
+            self._stop_pixels(result, limits, self.bundle.worth(rule.name))
+        result.score, result.settled = rule.judge([*result.before, *result.outputs], result.threshold)
+        if limits is not None and result.stopped.all():    # nothing is left to do
+            result.settled = True
+
     def _limits(self, criterion, limits):
         """Limits of a criterion that stops pixels, float32 (classes,); None for one that stops whole frames."""
         if not CRITERIA[criterion].pixelwise:
@@ -165,7 +178,7 @@ class Engine:
         return np.asarray(self.bundle.limits[criterion] if limits is None else limits, np.float32)
 
     def _run_side(self, stages, result, criterion, thresholds, limits, expert):
-        """Run stages, and the exits behind each of them, until an exit settles or none is left."""
+        """Run stages, and the exits behind each of them, until an exit settles or none is left (`Bundle.last_exit`)."""
         rule, judged, limits = CRITERIA[criterion], self.bundle.judged_exits, self._limits(criterion, limits)
         if thresholds is None and rule.score is None:
             thresholds = (0.0,) * len(judged)
@@ -173,21 +186,18 @@ class Engine:
             raise ValueError(f'thresholds is {thresholds}: expected {len(judged)}, one for each of '
                              f"{', '.join(exit_.name for exit_ in judged) or 'no exits'}")
         threshold_of = {exit_.name: threshold for exit_, threshold in zip(judged, thresholds)}
-        exits, worth = self.bundle.exits_for(expert, criterion), self.bundle.worth(criterion)
+        exits, last, ended = self.bundle.exits_for(expert, criterion), self.bundle.last_exit(expert), False
         began = time.perf_counter()
         for stage in stages:
             self._run(stage, result)
             for exit_ in exits:
-                if exit_.stage == stage and not result.settled:
+                if exit_.stage == stage and not ended:
                     self._run_head(exit_, result)
-                    result.threshold = threshold_of.get(exit_.name)
-                    if limits is not None and result.threshold is not None:
-                        self._stop_pixels(result, limits, worth)
-                    result.score, result.settled = (None, False) if result.threshold is None else rule.judge(
-                        [*result.before, *result.outputs], result.threshold)
-                    if limits is not None and result.stopped.all():    # nothing is left to do
-                        result.settled = True
-            if result.settled:
+                    result.threshold, result.score = None if exit_.name == last else threshold_of[exit_.name], None
+                    if result.threshold is not None:
+                        self._judge(rule, limits, result)
+                    ended = result.settled or exit_.name == last
+            if ended:
                 break
         result.inference_ms += (time.perf_counter() - began) * 1e3
 
@@ -223,8 +233,8 @@ class Engine:
         cells = self.bundle.cells
         for name in self.bundle.graphs[self.bundle.split['encode']]['inputs']:
             if name not in result.tensors:
-                maps = np.zeros(self.bundle.tensors[name]['shape'], np.float32)
-                result.outer.of(maps, cells)[:] = result.crops[name]
+                maps, (covered, crop) = np.zeros(self.bundle.tensors[name]['shape'], np.float32), result.crops[name]
+                covered.of(maps, cells)[:] = crop
                 result.tensors[name] = maps
         result.window = None    # the encoder runs on whole maps
         self._run(self.bundle.split['encode'], result)

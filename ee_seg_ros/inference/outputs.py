@@ -22,6 +22,7 @@ import numpy as np
 from ee_seg_ros.inference.bundle import Bundle, Exit
 from ee_seg_ros.inference.frame import Placement
 from ee_seg_ros.inference.resize import argmax_resized
+from ee_seg_ros.inference.windows import Window
 
 GRID = 8    # pixels of network input per cell of the grid on which criteria compare exits of different strides
 SAMPLED = 16    # pixels of network input between the logits that are enough for means over the image
@@ -69,9 +70,32 @@ class ExitOutput:
         """float32 (C, rows, columns): logits on the common grid of 8 pixels, over the image's content only."""
         if self._stride != GRID:
             return self._at(GRID)
-        rows = math.ceil(self.placement.content_height / GRID)
-        columns = math.ceil(self.placement.content_width / GRID)
+        rows, columns = self._grid_size
         return self.logits[:, :rows, :columns]
+
+    @property
+    def _grid_size(self):
+        """(rows, columns) of the image's content on the grid."""
+        return tuple(math.ceil(size / GRID) for size in (self.placement.content_height, self.placement.content_width))
+
+    def grid_part(self, window: Optional[Window], cells: Optional[tuple]) -> tuple:
+        """(`grid_logits` in a window of a map of `cells`, where on the grid that is: two slices).
+
+        No more than that is resized. None for the window: all of the image's content.
+        """
+        if window is None:
+            logits = self.grid_logits
+            return logits, (slice(0, logits.shape[1]), slice(0, logits.shape[2]))
+        tall, wide = (size // count // GRID for size, count in zip((self.bundle.height, self.bundle.width), cells))
+        rows, columns = self._grid_size
+        top, bottom, left, right = window.top * tall, window.bottom * tall, window.left * wide, window.right * wide
+        bottom, right = max(top, min(bottom, rows)), max(left, min(right, columns))
+        where = slice(top, bottom), slice(left, right)
+        if self._stride >= GRID or top == bottom or left == right:
+            return self.grid_logits[:, top:bottom, left:right], where
+        step = GRID // self._stride
+        part = self.logits[:, top * step:bottom * step, left * step:right * step]
+        return resized(part, bottom - top, right - left), where
 
     @cached_property
     def sampled_logits(self) -> np.ndarray:
@@ -98,7 +122,7 @@ class ExitOutput:
         """Share of the image's pixels on the grid that have stopped, 0..1; None without `stopped`."""
         if self.stopped is None:
             return None
-        rows, columns = self.grid_logits.shape[1:]
+        rows, columns = self._grid_size
         return np.count_nonzero(self.stopped[:rows, :columns]) / (rows * columns)
 
     @cached_property
@@ -139,8 +163,9 @@ def resized(logits: np.ndarray, height: int, width: int) -> np.ndarray:
         return logits.copy()
     if rows % height == 0 and columns % width == 0:    # values of two planes do not meet: all of them at once
         planes = np.ascontiguousarray(logits).reshape(classes * rows, columns)
-        return cv2.resize(planes, (width, classes * height), interpolation=cv2.INTER_LINEAR).reshape(
-            classes, height, width)
+        halved = (rows, columns) == (2 * height, 2 * width)    # the mean of four values either way: half of the time
+        return cv2.resize(planes, (width, classes * height), interpolation=cv2.INTER_AREA if halved else
+                          cv2.INTER_LINEAR).reshape(classes, height, width)
     return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in logits])
 
 

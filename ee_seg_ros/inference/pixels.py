@@ -72,16 +72,13 @@ def classes_before(onboard: OnboardMap, placement: Placement) -> Before:
     return Before(onboard.classes[:rows:step, :columns:step])
 
 
-def on_grid(content: np.ndarray, height: int, width: int, outside: float) -> np.ndarray:
-    """A map over an image's content, on the grid over the whole network input; `outside` beyond the content.
-
-    The map itself where there is nothing beyond.
-    """
-    if content.shape == (height // GRID, width // GRID):
-        return content
-    whole = np.full((height // GRID, width // GRID), outside, content.dtype)
-    whole[:content.shape[0], :content.shape[1]] = content
-    return whole
+def on_grid(part: np.ndarray, where: tuple, shape: tuple, outside: float) -> np.ndarray:
+    """A map of this shape: `part` at two slices, `where`, and `outside` elsewhere; `part` itself if that is all."""
+    if part.shape == shape:
+        return part
+    found = np.full(shape, outside, part.dtype)
+    found[where] = part
+    return found
 
 
 def class_logits(onboard: OnboardMap, classes: int) -> np.ndarray:

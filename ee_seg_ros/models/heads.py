@@ -157,13 +157,15 @@ class DecoderHead(nn.Module):
     The ASPP follows DeepLabV3+ (Chen et al., ECCV 2018) with separable convolutions and without image pooling.
     Input: (N, inputs, h, w) at stride 16 and (N, skip, 2h, 2w) at stride 8; output (N, classes, 4h, 4w).
     join_rank: join the two by a convolution of this rank (`low_rank`); the whole one, which is more than half of the
-    head's multiply-accumulates, where it is 0.
+    head's multiply-accumulates, where it is 0. adapt: as of `ContextHead`.
     """
 
     def __init__(self, inputs: int, classes: int, stride: int = 16, width: int = 128, rates: tuple = (3, 6, 9),
-                 skip: int = 48, join_rank: int = 0):
+                 skip: int = 48, join_rank: int = 0, adapt: int = 0):
         super().__init__()
         self.skip_channels = skip
+        self.adapt = nn.Sequential(*[Adapter(inputs) for _ in range(adapt)])
+        self.adapt_skip = nn.Sequential(*[Adapter(skip) for _ in range(adapt)])
         self.branches = nn.ModuleList(
             [conv_bn(inputs, width)] + [separable(inputs, width, rate) for rate in rates])
         self.mix = conv_bn(width * (len(rates) + 1), width)
@@ -180,6 +182,7 @@ class DecoderHead(nn.Module):
         self.classify = nn.Conv2d(32, classes, 1)
 
     def forward(self, features, skip):
+        features, skip = self.adapt(features), self.adapt_skip(skip)
         context = self.mix(torch.cat([branch(features) for branch in self.branches], 1))
         joined = self.join(torch.cat([enlarged(context, skip), self.skip(skip)], 1))
         return self.classify(self.refine(self.grow(self.dropout(joined))))

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from ee_seg_ros.data.distortions import DISTORTIONS, distort
-from ee_seg_ros.evaluation.evaluate import Observations, cascade, exits_taken, observe
+from ee_seg_ros.evaluation.evaluate import Ends, Observations, cascade, exits_taken, observe
 from ee_seg_ros.evaluation.metrics import confusion, mean_iou
 from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle
 from ee_seg_ros.inference.criteria import CRITERIA, Criterion
@@ -67,6 +67,21 @@ def per_strength(scores: np.ndarray, strength: np.ndarray) -> float:
     return round(float(scores[known].std() / spread), 6) if spread else 0.0
 
 
+def as_run(bundle: Bundle, observed: Observations) -> Observations:
+    """What was seen of an expert's frames, which ran through all exits, as it is where nothing runs in vain.
+
+    They end at `Bundle.last_exit` at the latest, and at the last one onboard where forwarding does not pay.
+    """
+    last = bundle.last_exit(observed.expert) if bundle.refines(observed.expert) else bundle.onboard_exits[-1].name
+    places = np.minimum(np.arange(len(bundle.exits)), [exit_.name for exit_ in bundle.exits].index(last))
+
+    def ends(criterion):
+        whole = observed.ends.get(criterion) or Ends(
+            observed.matrices, observed.macs_of(bundle, criterion), np.zeros(len(observed.matrices), int))
+        return replace(whole, matrices=whole.matrices[:, places], macs=whole.macs[:, places])
+    return replace(observed, ends={criterion: ends(criterion) for criterion in observed.scores})
+
+
 def kept(rule: Criterion, scores: np.ndarray, mious: np.ndarray, thresholds: Sequence[float], promise: float) -> tuple:
     """(settled onboard, so but broken): bool (n,) each; broken: its mIoU is below the promise.
 
@@ -105,8 +120,8 @@ def expert_points(bundle: Bundle, criterion: str, points: list, observed: Observ
         shares = broken.sum(1) / np.maximum(settled.sum(1), 1)
         best = min(able, key=lambda index: (shares[index], -points[index]['onboard_miou'], points[index]['mean_macs']))
         found[name] = {
-            **{key: points[best][key] for key in ('thresholds', 'miou', 'mean_macs', 'onboard_miou',
-                                                  'forwarded_share')},
+            **{key: points[best][key] for key in ('thresholds', 'miou', 'mean_macs', 'onboard_miou')},
+            'forwarded_share': points[best]['forwarded_share'] * bundle.refines(observed.expert),
             'promise': stated['promise'], 'broken': float(shares[best]),
             'without_expert': {
                 **{key: own[key] for key in ('miou', 'mean_macs', 'onboard_miou', 'forwarded_share')},
@@ -182,7 +197,7 @@ def calibrate_experts(bundle: Bundle, samples: list, threads: int = 2,
             'images': total, 'exits': [
                 {'name': exit_.name, 'miou': mean_iou(matrix), 'miou_without_expert': mean_iou(own)}
                 for exit_, matrix, own in zip(bundle.exits, observed.matrices.sum(0), before.matrices.sum(0))]}
-        strength = strengths(bundle, samples, family)
+        observed, strength = as_run(bundle, observed), strengths(bundle, samples, family)
         expert['criteria'] = {
             criterion: expert_criterion(bundle, criterion, observed, before, strength, images)
             for criterion in bundle.document['criteria'] if criterion in observed.scores}

@@ -12,6 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """What the exits of a bundle cost on this machine: multiply-accumulates, and milliseconds of each graph."""
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from ee_seg_ros.evaluation.timing import Clock
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.criteria import CRITERIA
+from ee_seg_ros.inference.outputs import ExitOutput
 from ee_seg_ros.search.cascades import costs_of
 from ee_seg_ros.search.observations import run_all
 
@@ -28,6 +30,14 @@ _WARM_UP = 3
 
 # A search fits no models of gains and no class limits.
 _JUDGED = tuple(name for name, rule in CRITERIA.items() if rule.score and not rule.needs)
+
+
+def _judging_ms(name, before, output):
+    """What a criterion takes to judge an output after another; its maps are computed anew, as they are in a run."""
+    fresh = ExitOutput(output.bundle, output.exit, output.logits, output.placement)
+    began = time.perf_counter()
+    CRITERIA[name].score([before, fresh])
+    return (time.perf_counter() - began) * 1e3
 
 
 def profile(bundle: Bundle, image: np.ndarray, threads: int = 2, rounds: int = ROUNDS,
@@ -43,7 +53,7 @@ def profile(bundle: Bundle, image: np.ndarray, threads: int = 2, rounds: int = R
             clock.times.clear()
             judging.clear()
         outputs, _ = run_all(clock, image)
-        judging += [{name: clock.judging_ms(name, outputs[0], output) for name in _JUDGED} for output in outputs]
+        judging += [{name: _judging_ms(name, outputs[0], output) for name in _JUDGED} for output in outputs]
         report(done + 1, _WARM_UP + rounds)
     ms = {graph: float(np.median(times)) for graph, times in clock.times.items()}
     judged = {name: float(np.median([times[name] for times in judging])) for name in judging[0]}

@@ -76,17 +76,29 @@ def test_an_expert_stands_in_at_its_exits_and_every_frame_may_have_another(exper
         assert sum(side.macs for side in frame.sides) == sum(expert_bundle.graphs[graph]['macs'] for graph in ran)
 
 
-@pytest.mark.parametrize('behind, forwarded', [((0.3, 0.2, 0.1), False), ((0.3, 0.5, 0.1), True)])
-def test_nothing_is_forwarded_to_exits_that_are_worse_at_it(expert_bundle, expert_engine, noise, monkeypatch, behind,
-                                                            forwarded):
-    """They may have no expert of that family: then the onboard mask is the best there is."""
+@pytest.mark.parametrize('behind, forwarded, last', [
+    ((0.3, 0.2, 0.1), False, 'exit3'), ((0.3, 0.5, 0.1), True, 'exit4'), ((0.3, 0.5, 0.6), True, 'final'),
+    ((0.5, 0.4, 0.1), True, 'exit3')])
+def test_nothing_runs_in_vain(expert_bundle, expert_engine, noise, monkeypatch, behind, forwarded, last):
+    """Exits behind the split may have no expert of that family, and be worse at it than others before them."""
+    whole = never(expert_engine, noise, 'blur')
     mious = dict(zip(('exit1', 'exit2', 'exit3', 'exit4', 'final'), (0.5, 0.4, *behind)))
     measured = {'exits': [{'name': name, 'miou': miou} for name, miou in mious.items()]}
     monkeypatch.setitem(expert_bundle.document['experts']['blur'], 'calibration', measured)
     assert expert_bundle.refines('blur') == forwarded and expert_bundle.refines('noise') and expert_bundle.refines()
+    assert [expert_bundle.last_exit(expert) for expert in ('blur', 'noise', '')] == [last, 'final', 'final']
     frame = never(expert_engine, noise, 'blur')
     assert len(frame.sides) == 1 + forwarded and not frame.sides[0].settled
-    assert len(never(expert_engine, noise).sides) == 2
+    ran = {'exit3': 3, 'exit4': 4, 'final': 5}[last] if forwarded else 2
+    assert len(frame.outputs) == ran and frame.macs_at == whole.macs_at[:ran]
+    for output, before in zip(frame.outputs, whole.outputs):
+        np.testing.assert_array_equal(output.logits, before.logits)
+    if forwarded:    # that nothing comes behind it is no judgement
+        entropy = run_pair(expert_engine, noise, 'entropy', (0.0, 0.0, 9.0 if last == 'exit3' else 0.0, 9.0), False,
+                           expert='blur').sides[-1]
+        assert (entropy.exit_name, entropy.settled, entropy.score, entropy.threshold) == (
+            (last, False, None, None) if last != 'final' else ('exit4', True, entropy.score, 9.0))
+    assert len(never(expert_engine, noise).outputs) == 5
 
 
 def test_the_heads_of_an_expert_answer_together_on_each_side(expert_engine, noise):

@@ -12,12 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """Pixels that stop keep what they have: each step by hand, at every resolution that occurs."""
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 
 from ee_seg_ros.inference.frame import Placement
-from ee_seg_ros.inference.outputs import resized, softmax
+from ee_seg_ros.inference.outputs import ExitOutput, resized, softmax
 from ee_seg_ros.inference.pixels import (
     OnboardMap,
     class_logits,
@@ -27,6 +29,7 @@ from ee_seg_ros.inference.pixels import (
     on_grid,
     refine,
 )
+from ee_seg_ros.inference.windows import Window
 
 RNG = np.random.default_rng(0)
 
@@ -72,15 +75,32 @@ def test_planes_are_resized_each_for_itself(shape):
         found = resized(source, *shape)
         assert found.shape == (3, *shape)
         for plane, now in zip(source, found):
-            np.testing.assert_array_equal(now, cv2.resize(plane, shape[::-1], interpolation=cv2.INTER_LINEAR))
+            np.testing.assert_allclose(now, cv2.resize(plane, shape[::-1], interpolation=cv2.INTER_LINEAR), atol=1e-6)
 
 
-def test_what_lies_outside_the_image_has_one_value():
-    content = np.array([[False, True, False]])
-    assert on_grid(content, 16, 32, True).tolist() == [[False, True, False, True], [True] * 4]
-    doubt = on_grid(np.array([[0.5, 1]], np.float32), 8, 24, 0)
-    assert doubt.tolist() == [[0.5, 1, 0]] and doubt.dtype == np.float32
-    assert on_grid(content, 8, 24, True).tolist() == content.tolist()
+def test_what_is_not_looked_at_has_one_value():
+    part = np.array([[False, True, False]])
+    assert on_grid(part, (slice(1, 2), slice(0, 3)), (2, 4), True).tolist() == [[True] * 4, [False, True, False, True]]
+    doubt = on_grid(np.array([[0.5, 1]], np.float32), (slice(0, 1), slice(1, 3)), (1, 3), 0)
+    assert doubt.tolist() == [[0, 0.5, 1]] and doubt.dtype == np.float32
+    assert on_grid(part, (slice(0, 1), slice(0, 3)), (1, 3), True) is part
+
+
+@pytest.mark.parametrize('content', [(48, 32), (41, 27), (30, 20)])
+@pytest.mark.parametrize('stride', [4, 8, 16])
+@pytest.mark.parametrize('window', [Window(0, 2, 0, 3), Window(0, 1, 1, 3), Window(1, 2, 0, 2), Window(1, 2, 2, 3)])
+def test_logits_on_the_grid_in_a_window(stride, content, window):
+    """What lies there on the grid over all of the image; nothing beyond the image's content."""
+    bundle, cells = SimpleNamespace(width=48, height=32), (2, 3)    # cells of 16 pixels, two values of the grid
+    output = ExitOutput(bundle, None, drawn(2, 32 // stride, 48 // stride), Placement(*content, *content))
+    everywhere, all_of_it = output.grid_part(None, cells)
+    np.testing.assert_array_equal(everywhere, output.grid_logits)
+    assert all_of_it == (slice(0, everywhere.shape[1]), slice(0, everywhere.shape[2]))
+    found, (rows, columns) = output.grid_part(window, cells)
+    np.testing.assert_allclose(found, everywhere[:, rows, columns], atol=1e-6)
+    inside = np.zeros(everywhere.shape[1:], bool)
+    inside[2 * window.top:2 * window.bottom, 2 * window.left:2 * window.right] = True
+    assert found[0].size == inside.sum() == inside[rows, columns].sum()
 
 
 def test_pixels_of_cells_that_are_not_sent():

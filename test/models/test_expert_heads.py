@@ -99,6 +99,19 @@ def test_experts_begin_as_the_exits_own_heads_also_behind_an_adapter(plain):
         add_experts(plain, ['blur'], ['exit1'], twin)
 
 
+@pytest.mark.parametrize('name', ['exit3', 'final'])
+def test_decoders_adapt_what_was_restored_too(plain, name):
+    grown = add_experts(plain, ['noise'], [name], adapt=1)
+    own, head = plain(IMAGE, [name])[name], grown.experts['noise'][name]
+    torch.testing.assert_close(expert_logits(grown, IMAGE)[f'{name}_noise'], own)
+    for adapter in (head.adapt, head.adapt_skip):    # either has its say
+        with torch.no_grad():
+            adapter[0].body[-1].weight.fill_(1)
+        assert not torch.allclose(expert_logits(grown, IMAGE)[f'{name}_noise'], own)
+        with torch.no_grad():
+            adapter[0].body[-1].weight.zero_()
+
+
 @pytest.mark.parametrize('experts', [{'blur': {'exit9': CONTEXT}}, {'auto': {'exit1': CONTEXT}}])
 def test_experts_of_nothing_are_refused(plain, experts):
     with pytest.raises(ValueError, match='expected families of distortions, and exits of exit1'):

@@ -29,6 +29,7 @@ from ee_seg_ros.search import calibration, experts
 from ee_seg_ros.search.calibration import copy_calibration, promise, write_document
 from ee_seg_ros.search.cascades import threshold_levels
 from ee_seg_ros.search.experts import (
+    as_run,
     calibrate_experts,
     copies,
     distorted,
@@ -122,6 +123,23 @@ def test_as_many_settle_as_without_the_expert_and_the_fewest_promises_are_broken
     other = observations([[0.3, 0.3, 0.5, 0.5, 0.5]] * 10, [[2, 9, 9, 9]] * 4 + [[0.5, 9, 9, 9]] * 6)
     for point in expert_points(bundle, 'entropy', points, seen, other, np.arange(10)).values():
         assert point['forwarded_share'] < 0.3
+
+
+@pytest.mark.parametrize('behind, place', [((0.2, 0.1, 0.1), 1), ((0.2, 0.5, 0.1), 3), ((0.2, 0.1, 0.5), 4)])
+def test_what_would_run_in_vain_does_not_count(bundle, monkeypatch, behind, place):
+    """Neither what comes behind the best exit offboard, nor any of them where the onboard ones are better."""
+    seen = observations([[0.3, 0.3, 0.5, 0.6, 0.4]] * 2, [[0, 0, 0, 0]] * 2, 'noise')
+    mious = dict(zip(('exit1', 'exit2', 'exit3', 'exit4', 'final'), (0.1, 0.3, *behind)))
+    monkeypatch.setitem(bundle.document['experts']['noise'], 'calibration', {
+        'exits': [{'name': name, 'miou': miou} for name, miou in mious.items()]})
+    found, costs = as_run(bundle, seen), exit_costs(bundle, 'noise')
+    np.testing.assert_array_equal(found.matrices, seen.matrices)    # of each exit alone
+    for exit_ in range(5):
+        taken = np.full(2, exit_)
+        np.testing.assert_array_equal(found.matrices_of('entropy', taken), seen.matrices[:, min(exit_, place)])
+        assert (found.macs_of(bundle, 'entropy')[:, exit_] == costs[min(exit_, place)]).all()
+    again = as_run(bundle, found)    # what is known of the ends is cut
+    np.testing.assert_array_equal(again.ends['entropy'].matrices, found.ends['entropy'].matrices)
 
 
 def test_thresholds_are_those_of_the_mildest_distortions(bundle):
