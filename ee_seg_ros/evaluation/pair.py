@@ -70,10 +70,11 @@ def run_pair(engine: Engine, image: np.ndarray, criterion: str, thresholds: Sequ
     """Run an image (uint8 (H, W, 3) RGB) through both sides until an exit settles; engine with part 'all'.
 
     criterion, thresholds, limits, expert, strength: as of `Engine.segment`. partial: forward only cells that are not
-    settled, where the bundle knows them; a frame without any is not forwarded.
+    settled, where the bundle knows them; a frame without any is not forwarded, nor is one that forwarding does not
+    make better (`Bundle.refines`).
     """
     robot = engine.segment(image, criterion, thresholds, limits, expert, strength)
-    if robot.settled or engine.bundle.split is None or not engine.bundle.refines(expert):
+    if robot.settled or engine.bundle.split is None or not engine.bundle.refines(expert, strength):
         return PairResult([robot], expert=expert)
     onboard = engine.onboard_map(robot)
     if not partial:

@@ -151,27 +151,24 @@ class Bundle:
         return float(criteria.get(criterion, {}).get('per_strength', 0.0))
 
     def last_exit(self, expert: str = '') -> str:
-        """The exit behind which nothing runs: for an expert the best of those behind the split, else the last one.
+        """The exit behind which nothing runs: of an expert's frames the one that is best at them, else the last one.
 
-        By the mIoUs of its calibration: exits further behind may have no head of its family, and be worse.
+        As its calibration found: exits further behind may have no head of its family, and be worse.
         """
-        mious = self._mious(expert)
-        if not mious or self.split is None:
-            return self.exits[-1].name
-        return max((exit_.name for exit_ in self.offboard_exits), key=mious.__getitem__)
+        found = self._forwarding(expert)
+        return found['last_exit'] if found else self.exits[-1].name
 
-    def refines(self, expert: str = '') -> bool:
-        """Whether forwarding is worth it: not where an expert's last onboard exit is better than all behind the split.
+    def refines(self, expert: str = '', strength: Optional[float] = None) -> bool:
+        """Whether forwarding is worth it: for an expert up to a strength of the distortion, if at all.
 
-        By the mIoUs of its calibration. True if not known.
+        As its calibration found; True if it has none. strength: as of `Engine.segment`.
         """
-        mious = self._mious(expert)
-        return not mious or self.split is None or mious[self.last_exit(expert)] > mious[self.onboard_exits[-1].name]
+        found = self._forwarding(expert)
+        return found is not None and (0.5 if strength is None else strength) <= found.get('up_to', 1.0)
 
-    def _mious(self, expert):
-        """Exit name -> mIoU with an expert, by its calibration; {} if not known."""
-        found = self._expert(expert).get('calibration') if expert else None
-        return {entry['name']: entry['miou'] for entry in found['exits']} if found else {}
+    def _forwarding(self, expert):
+        """{up_to, last_exit} of an expert; None: nothing is forwarded; {}: not known, or no expert."""
+        return self._expert(expert).get('forwarding', {}) if expert and self.split is not None else {}
 
     def _expert_exit(self, expert, exit_):
         entry = self._expert(expert)['exits'].get(exit_.name)

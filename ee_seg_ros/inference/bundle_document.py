@@ -118,7 +118,10 @@ def _check_thresholds(document, path):
 
 
 def _check_experts(document, path):
-    """Each expert's head reads what its exit's own head reads, or less, and puts out logits of the same shape."""
+    """Each expert's head reads what its exit's own head reads, or less, and puts out logits of the same shape.
+
+    What an expert forwards ends at an exit behind the split.
+    """
     exits = {exit_['name']: document['graphs'][exit_['graph']] for exit_ in document['exits']}
     for family, expert in document.get('experts', {}).items():
         if family in NO_EXPERT:
@@ -132,6 +135,11 @@ def _check_experts(document, path):
             if not set(graph['inputs']) <= set(own['inputs']) or shapes[0] != shapes[1]:
                 raise BundleError(f'{path}/bundle.json: the expert {family} of exit {name} must read what the exit '
                                   'reads, and put out logits of the same shape')
+        last = (expert.get('forwarding') or {}).get('last_exit')
+        if last is not None and last not in [exit_['name'] for exit_ in document['exits']
+                                             if is_offboard(document, exit_)]:
+            raise BundleError(f'{path}/bundle.json: what the expert {family} forwards ends at {last!r}, which is no '
+                              'exit behind the split')
 
 
 def _check_cells(document, path):

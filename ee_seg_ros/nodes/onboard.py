@@ -152,7 +152,7 @@ class Onboard(SegmentationNode):
         self._tally.time('mask', mask_ms)
         self._describe(frame, result, settings, mask_ms, chosen)
         try:
-            self._finish(frame, result, size, settings, chosen.expert)
+            self._finish(frame, result, size, settings, chosen)
             self._outputs.publish_pictures(frame, image)
         except Exception as error:
             self._failed('what follows the mask', error)
@@ -201,11 +201,11 @@ class Onboard(SegmentationNode):
             distortion=chosen.family, distortion_level=chosen.level, detector_ms=chosen.ms)
         frame.trace.setdefault('postprocess_ms', None)
 
-    def _finish(self, frame, result, size, settings, expert):
+    def _finish(self, frame, result, size, settings, chosen):
         """Queue the frame for its final mask, having seen to its refinement if there can be one."""
         here = settings.finish == 'onboard'
         wanted = (result is not None and not result.settled and settings.finish != 'never'
-                  and self._engine.bundle.refines(expert) and (here or self._link.present)
+                  and self._engine.bundle.refines(chosen.expert, chosen.level) and (here or self._link.present)
                   and self._finals.may_forward(frame.key))
         payload = None
         if wanted:
@@ -214,7 +214,8 @@ class Onboard(SegmentationNode):
                 if onboard.sent is None or onboard.sent.any():    # else there is nothing to refine
                     features = self._engine.encode(result)
                     frame.kept, frame.placement = self._engine.kept(result, onboard), result.placement
-                    payload = b'' if here else pack(self.bundle, features, result.placement, size, onboard, expert)
+                    payload = b'' if here else pack(self.bundle, features, result.placement, size, onboard,
+                                                    chosen.expert)
             except Exception as error:
                 self._failed('packing of the features', error)
         if payload is None:
@@ -224,7 +225,7 @@ class Onboard(SegmentationNode):
                            sent_cells=1.0 if onboard.sent is None else float(onboard.sent.mean()))
         self._finals.add(frame, frame.arrived + settings.deadline)
         if here:
-            self._finish_here(frame, features, onboard, size, settings, expert)
+            self._finish_here(frame, features, onboard, size, settings, chosen.expert)
         else:
             self._link.send(frame.header, payload)
 

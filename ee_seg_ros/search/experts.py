@@ -30,6 +30,7 @@ from ee_seg_ros.search.cascades import threshold_levels
 AS_IT_IS = {'smoothing': None, 'deblurring': False}
 SMOOTHED = {'smoothing': {'sigma': 1.0, 'share': 0.6}, 'deblurring': False}    # see `inference.frame.smoothed`
 DEBLURRED = {'smoothing': None, 'deblurring': True}    # see `inference.deblur`
+IN_VAIN = 0.001    # mIoU for which nothing is forwarded
 LIKELY = 0.95    # share of the resamples of the images in which an expert settles no fewer than the own heads
 
 
@@ -67,18 +68,45 @@ def per_strength(scores: np.ndarray, strength: np.ndarray) -> float:
     return round(float(scores[known].std() / spread), 6) if spread else 0.0
 
 
-def as_run(bundle: Bundle, observed: Observations) -> Observations:
+def choose_forwarding(bundle: Bundle, observed: Observations, strength: np.ndarray) -> dict | None:
+    """Up to which strength an expert's frames are forwarded, and where they end then; None: none is forwarded.
+
+    Exits behind the split may have no head of its family, and the deeper features say ever less of what is distorted
+    ever more. Where all frames above some strength keep the last onboard exit's mask, there is a best mIoU: found are
+    the first exit, and of it the least strength, that give hardly less (`IN_VAIN`). observed: of frames that ran
+    through all exits. strength: float (n,), of each.
+    """
+    order, names = np.argsort(strength, kind='stable'), [exit_.name for exit_ in bundle.exits]
+    matrices = observed.ends[next(iter(observed.ends))].matrices if observed.ends else observed.matrices
+    kept = matrices[order, len(bundle.onboard_exits) - 1]
+    ends = np.flatnonzero(np.diff(strength[order], append=np.inf) > 0)    # of frames that are alike strong the last one
+    without, tried = mean_iou(kept.sum(0)), {}
+    for exit_ in bundle.offboard_exits if bundle.split else ():
+        gains = np.cumsum(matrices[order, names.index(exit_.name)] - kept, 0)
+        tried[exit_.name] = np.array([mean_iou(kept.sum(0) + gains[end]) for end in ends])
+    enough = max((mious.max() for mious in tried.values()), default=0.0) - IN_VAIN
+    if enough <= without:
+        return None
+    last = next(name for name, mious in tried.items() if mious.max() >= enough)
+    place = int(np.argmax(tried[last] >= enough))
+    return {'up_to': float(strength[order[ends[place]]]), 'last_exit': last, 'miou': float(tried[last][place]),
+            'miou_without': without}
+
+
+def as_run(bundle: Bundle, observed: Observations, strength: np.ndarray) -> Observations:
     """What was seen of an expert's frames, which ran through all exits, as it is where nothing runs in vain.
 
     They end at `Bundle.last_exit` at the latest, and at the last one onboard where forwarding does not pay.
     """
-    last = bundle.last_exit(observed.expert) if bundle.refines(observed.expert) else bundle.onboard_exits[-1].name
-    places = np.minimum(np.arange(len(bundle.exits)), [exit_.name for exit_ in bundle.exits].index(last))
+    names = [exit_.name for exit_ in bundle.exits]
+    last = np.where([bundle.refines(observed.expert, each) for each in strength],
+                    names.index(bundle.last_exit(observed.expert)), len(bundle.onboard_exits) - 1)
+    rows, places = np.arange(len(strength))[:, None], np.minimum(np.arange(len(names)), last[:, None])
 
     def ends(criterion):
         whole = observed.ends.get(criterion) or Ends(
             observed.matrices, observed.macs_of(bundle, criterion), np.zeros(len(observed.matrices), int))
-        return replace(whole, matrices=whole.matrices[:, places], macs=whole.macs[:, places])
+        return replace(whole, matrices=whole.matrices[rows, places], macs=whole.macs[rows, places])
     return replace(observed, ends={criterion: ends(criterion) for criterion in observed.scores})
 
 
@@ -120,8 +148,8 @@ def expert_points(bundle: Bundle, criterion: str, points: list, observed: Observ
         shares = broken.sum(1) / np.maximum(settled.sum(1), 1)
         best = min(able, key=lambda index: (shares[index], -points[index]['onboard_miou'], points[index]['mean_macs']))
         found[name] = {
-            **{key: points[best][key] for key in ('thresholds', 'miou', 'mean_macs', 'onboard_miou')},
-            'forwarded_share': points[best]['forwarded_share'] * bundle.refines(observed.expert),
+            **{key: points[best][key] for key in ('thresholds', 'miou', 'mean_macs', 'onboard_miou',
+                                                  'forwarded_share')},
             'promise': stated['promise'], 'broken': float(shares[best]),
             'without_expert': {
                 **{key: own[key] for key in ('miou', 'mean_macs', 'onboard_miou', 'forwarded_share')},
@@ -140,8 +168,13 @@ def expert_criterion(bundle: Bundle, criterion: str, observed: Observations, bef
     added = per_strength(scores[:, onboard - 1], strength)
     scores[:, :onboard] += sign * added * strength[:, None]    # the same as stricter thresholds; the server has none
     observed = replace(observed, scores={criterion: scores})
-    points = [{'thresholds': list(map(float, level)), **cascade(bundle, observed, criterion, level)}
-              for level in threshold_levels(rule, scores, onboard)]
+    able = np.array([bundle.refines(observed.expert, each) for each in strength])
+
+    def point(level):
+        forwarded = (exits_taken(rule, scores, level) >= onboard) & able
+        return {'thresholds': list(map(float, level)), **cascade(bundle, observed, criterion, level),
+                'forwarded_share': float(forwarded.mean())}
+    points = [point(level) for level in threshold_levels(rule, scores, onboard)]
     return {'direction': rule.direction, 'thresholds': rule.thresholds, 'per_strength': added, 'curve': curve(points),
             'operating_points': expert_points(bundle, criterion, points, observed, before, images)}
 
@@ -181,7 +214,7 @@ def calibrate_experts(bundle: Bundle, samples: list, threads: int = 2,
     from ee_seg_ros.search.temperature import calibrate_temperatures, labelled_pixels
     for family in bundle.experts:
         expert, images = bundle.document['experts'][family], np.array([row[0] for row in copies(len(samples), family)])
-        expert.pop('calibration', None)    # by which frames would not be forwarded
+        expert.pop('forwarding', None)    # all frames run through all exits here
         total = len(images)
         choose_restoration(bundle, family, samples, threads, report)
         found = calibrate_temperatures(labelled_pixels(Engine(bundle, threads=threads), distorted(samples, family),
@@ -197,7 +230,9 @@ def calibrate_experts(bundle: Bundle, samples: list, threads: int = 2,
             'images': total, 'exits': [
                 {'name': exit_.name, 'miou': mean_iou(matrix), 'miou_without_expert': mean_iou(own)}
                 for exit_, matrix, own in zip(bundle.exits, observed.matrices.sum(0), before.matrices.sum(0))]}
-        observed, strength = as_run(bundle, observed), strengths(bundle, samples, family)
+        strength = strengths(bundle, samples, family)
+        expert['forwarding'] = choose_forwarding(bundle, observed, strength)
+        observed = as_run(bundle, observed, strength)
         expert['criteria'] = {
             criterion: expert_criterion(bundle, criterion, observed, before, strength, images)
             for criterion in bundle.document['criteria'] if criterion in observed.scores}

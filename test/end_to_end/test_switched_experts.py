@@ -12,6 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """Experts with real nodes: switched while they run; the server takes the one that the message names."""
+import json
+
 import numpy as np
 import pytest
 from harness import pixels
@@ -21,12 +23,17 @@ from ee_seg_ros.evaluation.pair import run_pair
 from ee_seg_ros.inference.bundle import Bundle
 from ee_seg_ros.inference.engine import Engine
 
-EXPERTS = {'blur': ('exit1', 'exit2', 'final'), 'noise': ('exit2',)}
+EXPERTS = {'blur': ('exit1', 'exit2', 'final'), 'noise': ('exit2',), 'fog': ('exit1',)}
+FORWARDING = {'up_to': 0.4, 'last_exit': 'exit4'}    # of fog; a strength that is not known is 0.5
 
 
 @pytest.fixture(scope='module')
 def bundle(tmp_path_factory):
-    return Bundle.load(tiny_bundle(tmp_path_factory.mktemp('bundles') / 'expert', experts=EXPERTS))
+    folder = tiny_bundle(tmp_path_factory.mktemp('bundles') / 'expert', experts=EXPERTS)
+    document = json.loads((folder / 'bundle.json').read_text())
+    document['experts']['fog']['forwarding'] = FORWARDING
+    (folder / 'bundle.json').write_text(json.dumps(document))
+    return Bundle.load(folder)
 
 
 @pytest.fixture(scope='module')
@@ -76,9 +83,21 @@ def test_the_expert_is_switched_from_frame_to_frame(pair, peer, engine, finish):
     assert found['noise'][1] == found[''][1] != found['blur'][1]    # of noise there is no expert offboard
 
 
+def test_what_forwarding_does_not_make_better_stays_on_the_robot(pair, peer, engine):
+    assert all(accepted for accepted, _ in peer.set(finish='offboard', expert='fog'))
+    image = mixed_image(6)
+    stamp = peer.segment(image)
+    trace, = peer.finals([stamp])
+    assert (trace['expert'], trace['settled'], trace['forwarded'], trace['final_source']) == (
+        'fog', 'false', 'false', 'onboard')
+    frame = run_pair(engine, image, 'never', (0.0,) * len(engine.bundle.judged_exits), expert='fog')
+    assert len(frame.sides) == 1
+    np.testing.assert_array_equal(pixels(peer.message('ee_seg/final_mask', stamp)), frame.mask(WIDTH, HEIGHT))
+
+
 def test_an_expert_that_there_is_not_is_refused(pair, peer):
     (accepted, reason), = peer.set(expert='weather')
-    assert not accepted and 'bundle expert knows auto, off, blur, noise' in reason
+    assert not accepted and 'bundle expert knows auto, off, blur, noise, fog' in reason
 
 
 def test_diagnostics_say_who_judged(pair, peer):

@@ -76,29 +76,37 @@ def test_an_expert_stands_in_at_its_exits_and_every_frame_may_have_another(exper
         assert sum(side.macs for side in frame.sides) == sum(expert_bundle.graphs[graph]['macs'] for graph in ran)
 
 
-@pytest.mark.parametrize('behind, forwarded, last', [
-    ((0.3, 0.2, 0.1), False, 'exit3'), ((0.3, 0.5, 0.1), True, 'exit4'), ((0.3, 0.5, 0.6), True, 'final'),
-    ((0.5, 0.4, 0.1), True, 'exit3')])
-def test_nothing_runs_in_vain(expert_bundle, expert_engine, noise, monkeypatch, behind, forwarded, last):
+@pytest.mark.parametrize('last, ran', [('exit3', 3), ('exit4', 4), ('final', 5)])
+def test_nothing_runs_behind_the_exit_that_is_best_at_it(expert_bundle, expert_engine, noise, monkeypatch, last, ran):
     """Exits behind the split may have no expert of that family, and be worse at it than others before them."""
     whole = never(expert_engine, noise, 'blur')
-    mious = dict(zip(('exit1', 'exit2', 'exit3', 'exit4', 'final'), (0.5, 0.4, *behind)))
-    measured = {'exits': [{'name': name, 'miou': miou} for name, miou in mious.items()]}
-    monkeypatch.setitem(expert_bundle.document['experts']['blur'], 'calibration', measured)
-    assert expert_bundle.refines('blur') == forwarded and expert_bundle.refines('noise') and expert_bundle.refines()
+    monkeypatch.setitem(expert_bundle.document['experts']['blur'], 'forwarding', {'up_to': 1.0, 'last_exit': last})
     assert [expert_bundle.last_exit(expert) for expert in ('blur', 'noise', '')] == [last, 'final', 'final']
     frame = never(expert_engine, noise, 'blur')
-    assert len(frame.sides) == 1 + forwarded and not frame.sides[0].settled
-    ran = {'exit3': 3, 'exit4': 4, 'final': 5}[last] if forwarded else 2
     assert len(frame.outputs) == ran and frame.macs_at == whole.macs_at[:ran]
     for output, before in zip(frame.outputs, whole.outputs):
         np.testing.assert_array_equal(output.logits, before.logits)
-    if forwarded:    # that nothing comes behind it is no judgement
-        entropy = run_pair(expert_engine, noise, 'entropy', (0.0, 0.0, 9.0 if last == 'exit3' else 0.0, 9.0), False,
-                           expert='blur').sides[-1]
-        assert (entropy.exit_name, entropy.settled, entropy.score, entropy.threshold) == (
-            (last, False, None, None) if last != 'final' else ('exit4', True, entropy.score, 9.0))
+    # That nothing comes behind it is no judgement.
+    entropy = run_pair(expert_engine, noise, 'entropy', (0.0, 0.0, 9.0 if last == 'exit3' else 0.0, 9.0), False,
+                       expert='blur').sides[-1]
+    assert (entropy.exit_name, entropy.settled, entropy.score, entropy.threshold) == (
+        (last, False, None, None) if last != 'final' else ('exit4', True, entropy.score, 9.0))
     assert len(never(expert_engine, noise).outputs) == 5
+
+
+@pytest.mark.parametrize('up_to, strength, forwarded', [
+    (0.4, 0.4, True), (0.4, 0.41, False), (0.4, None, False), (0.5, None, True), (0.0, 0.0, True), (None, 0.0, False)])
+def test_what_is_distorted_too_much_is_not_forwarded(expert_bundle, expert_engine, noise, monkeypatch, up_to, strength,
+                                                     forwarded):
+    """Where no exit behind the split is better: the onboard mask is the best there is. A strength not known is 0.5."""
+    found = None if up_to is None else {'up_to': up_to, 'last_exit': 'exit4'}
+    monkeypatch.setitem(expert_bundle.document['experts']['blur'], 'forwarding', found)
+    assert expert_bundle.refines('blur', strength) == forwarded
+    assert expert_bundle.refines('noise', 1.0) and expert_bundle.refines()    # no more is known of these
+    frame = run_pair(expert_engine, noise, 'never', (0.0,) * 4, expert='blur', strength=strength)
+    assert len(frame.sides) == 1 + forwarded and not frame.sides[0].settled
+    monkeypatch.setattr(expert_bundle, 'split', None)    # all of it runs onboard
+    assert expert_bundle.refines('blur', strength) and expert_bundle.last_exit('blur') == 'final'
 
 
 def test_the_heads_of_an_expert_answer_together_on_each_side(expert_engine, noise):
@@ -231,6 +239,9 @@ def test_what_the_wire_names_is_in_the_fingerprint(expert_bundle, folder):
     (lambda experts: experts['blur']['exits'].update(exit9=experts['blur']['exits']['exit1']), "the exit 'exit9'"),
     (lambda experts: experts['blur']['exits']['exit1'].update(graph='nothing'), "the graph 'nothing'"),
     (lambda experts: experts['blur']['exits']['exit1'].update(graph='final'), 'must read what the exit reads'),
+    (lambda experts: experts['blur'].update(forwarding={'up_to': 0.5, 'last_exit': 'exit1'}), "'exit1', which is no "
+     'exit behind the split'),
+    (lambda experts: experts['blur'].update(forwarding={'up_to': 2, 'last_exit': 'exit4'}), 'experts/blur/forwarding'),
     (lambda experts: experts['blur']['criteria']['entropy']['operating_points']['fast'].update(thresholds=[1]),
      'criterion entropy of the expert blur, operating point fast has 1 thresholds'),
     (lambda experts: experts['blur']['exits']['exit1'].update(temperature=0), 'not a valid bundle'),

@@ -14,6 +14,7 @@
 """Experts are calibrated on distorted images: they promise what the exits' own heads promise on clean ones."""
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tiny import CLASSES, HEIGHT, WIDTH, mixed_image, tiny_bundle
 from tiny_detector import add_detector
 
 from ee_seg_ros.data.distortions import DISTORTIONS, distort
-from ee_seg_ros.evaluation.evaluate import Observations, cascade, exit_costs
+from ee_seg_ros.evaluation.evaluate import Ends, Observations, cascade, exit_costs
 from ee_seg_ros.inference.bundle import OPERATING_POINTS, Bundle, BundleError
 from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.detector import Detector
@@ -31,6 +32,7 @@ from ee_seg_ros.search.cascades import threshold_levels
 from ee_seg_ros.search.experts import (
     as_run,
     calibrate_experts,
+    choose_forwarding,
     copies,
     distorted,
     expert_criterion,
@@ -125,21 +127,42 @@ def test_as_many_settle_as_without_the_expert_and_the_fewest_promises_are_broken
         assert point['forwarded_share'] < 0.3
 
 
-@pytest.mark.parametrize('behind, place', [((0.2, 0.1, 0.1), 1), ((0.2, 0.5, 0.1), 3), ((0.2, 0.1, 0.5), 4)])
-def test_what_would_run_in_vain_does_not_count(bundle, monkeypatch, behind, place):
+@pytest.mark.parametrize('forwarding, places', [
+    ({'up_to': 0.5, 'last_exit': 'exit4'}, (3, 3, 1)), ({'up_to': 1.0, 'last_exit': 'exit3'}, (2, 2, 2)),
+    (None, (1, 1, 1)), ({'up_to': 0.0, 'last_exit': 'final'}, (4, 1, 1))])
+def test_what_would_run_in_vain_does_not_count(bundle, monkeypatch, forwarding, places):
     """Neither what comes behind the best exit offboard, nor any of them where the onboard ones are better."""
-    seen = observations([[0.3, 0.3, 0.5, 0.6, 0.4]] * 2, [[0, 0, 0, 0]] * 2, 'noise')
-    mious = dict(zip(('exit1', 'exit2', 'exit3', 'exit4', 'final'), (0.1, 0.3, *behind)))
-    monkeypatch.setitem(bundle.document['experts']['noise'], 'calibration', {
-        'exits': [{'name': name, 'miou': miou} for name, miou in mious.items()]})
-    found, costs = as_run(bundle, seen), exit_costs(bundle, 'noise')
+    seen, strength = observations([[0.3, 0.4, 0.5, 0.6, 0.7]] * 3, [[0, 0, 0, 0]] * 3, 'noise'), np.array([0, 0.5, 1])
+    monkeypatch.setitem(bundle.document['experts']['noise'], 'forwarding', forwarding)
+    found, costs = as_run(bundle, seen, strength), exit_costs(bundle, 'noise')
     np.testing.assert_array_equal(found.matrices, seen.matrices)    # of each exit alone
     for exit_ in range(5):
-        taken = np.full(2, exit_)
-        np.testing.assert_array_equal(found.matrices_of('entropy', taken), seen.matrices[:, min(exit_, place)])
-        assert (found.macs_of(bundle, 'entropy')[:, exit_] == costs[min(exit_, place)]).all()
-    again = as_run(bundle, found)    # what is known of the ends is cut
+        ends = [min(exit_, place) for place in places]
+        np.testing.assert_array_equal(found.matrices_of('entropy', np.full(3, exit_)), seen.matrices[range(3), ends])
+        np.testing.assert_array_equal(found.macs_of(bundle, 'entropy')[:, exit_], [costs[end] for end in ends])
+    again = as_run(bundle, found, strength)    # what is known of the ends is cut
     np.testing.assert_array_equal(again.ends['entropy'].matrices, found.ends['entropy'].matrices)
+    for point in bundle.document['criteria']['entropy']['operating_points'].values():
+        point.update(thresholds=[0.0] * 4, promise=0.5)
+    point = expert_criterion(bundle, 'entropy', found, seen, strength, np.zeros(3, int))['curve'][0]
+    assert point['forwarded_share'] == sum(place > 1 for place in places) / 3    # none settles
+
+
+def test_frames_are_forwarded_as_long_as_that_pays(bundle):
+    """Exit4 is the best of the mildest half; from there on the last one onboard is."""
+    strength = np.array([0.9, 0.1, 0.3, 0.6, 0.1, 0.6])
+    mild, hard = [0.3, 0.4, 0.5, 0.6, 0.5], [0.3, 0.4, 0.3, 0.2, 0.1]
+    seen = observations([hard, mild, mild, hard, mild, hard], [[0] * 4] * 6, 'noise')
+    found = choose_forwarding(bundle, seen, strength)
+    assert (found['up_to'], found['last_exit']) == (0.3, 'exit4')
+    assert found['miou'] > found['miou_without'] == pytest.approx(0.4 / 1.6)
+    # Frames of one strength are forwarded, all of them, or none.
+    seen = observations([hard, mild, mild, mild, mild, hard], [[0] * 4] * 6, 'noise')
+    assert choose_forwarding(bundle, seen, strength)['up_to'] in (0.3, 0.6)
+    assert choose_forwarding(bundle, observations([hard] * 6, [[0] * 4] * 6, 'noise'), strength) is None
+    # As they really ran, where that is known: with labels of the robot in cells that were not sent.
+    ends = {'entropy': Ends(observations([hard] * 6, [[0] * 4] * 6).matrices, np.zeros((6, 5)), np.zeros(6, int))}
+    assert choose_forwarding(bundle, replace(seen, ends=ends), strength) is None
 
 
 def test_thresholds_are_those_of_the_mildest_distortions(bundle):
