@@ -154,8 +154,9 @@ def criteria_tables(found: dict) -> list:
                     _savings_rows(found['savings'], kind, scale, digits), 2)
               for kind, what, unit, scale, digits in (('macs', 'multiply-accumulates', 'GMAC', 1e-9, 3),
                                                       ('ms', 'milliseconds', 'ms', 1.0, 2))]
-    tables.append(table(f'{title}: what judging one exit takes', ['criterion', 'ms', 'share of a stage'],
-                        [[name, f"{entry['ms']:.3f}", f"{entry['share_of_stage']:.3f}"]
+    tables.append(table(f'{title}: what judging one exit takes, by itself and behind a graph',
+                        ['criterion', 'ms', 'share of a stage', 'ms in a run'],
+                        [[name, *(f'{entry[key]:.3f}' for key in ('ms', 'share_of_stage', 'in_run_ms'))]
                          for name, entry in found['judging'].items()]))
     claims = [[key, f'{value:.4g}' if isinstance(value, float) else value,
                *('{:.4g} .. {:.4g}'.format(*found['intervals'][key][sure]) if key in found['intervals'] else ''

@@ -14,8 +14,8 @@
 """Exit criteria: is this mask good enough to stop here?
 
 Each criterion scores the last of the exits run so far and compares the score with that exit's threshold. All of them
-read the low-resolution maps of `ExitOutput`, over the image's content only: single pixels on a grid of 8 pixels of
-network input, all others every 16th pixel, enough for a mean.
+read low-resolution maps of `ExitOutput`, over the image's content only: every 16th pixel of network input, enough for a
+mean; of those where single pixels stop one in each cell (`Bundle.cells`), which is the same where cells have 16 pixels.
 """
 import math
 from dataclasses import dataclass
@@ -88,14 +88,13 @@ def confident_pixels(logits: np.ndarray, temperature: float, limits: np.ndarray,
     planes = logits.reshape(len(logits), -1)
     parts = planes - planes.max(0)    # all in this one array: memory takes longer than arithmetic
     parts *= np.float32(1 / temperature)
-    confidence = 1 / cv2.exp(parts, dst=parts).sum(0)
+    confidence = 1 / (np.ones(len(parts), np.float32) @ cv2.exp(parts, dst=parts))    # a third of the time of sum()
     # What is the top class's own, without argmax, which alone takes longer than all of this: its part is exp(0).
     cv2.threshold(parts, _ON_TOP, 1, cv2.THRESH_BINARY, dst=parts)
-    limit, *weight = np.array([limits] if weights is None else [limits, weights], np.float32) @ parts
-    stopped = confidence > limit
+    stopped = confidence > np.asarray(limits, np.float32) @ parts    # both at once take longer than one by one
     doubt = np.subtract(1, confidence, out=confidence)
-    if weight:
-        doubt *= weight[0]
+    if weights is not None:
+        doubt *= np.asarray(weights, np.float32) @ parts
     return stopped.reshape(logits.shape[1:]), doubt.reshape(logits.shape[1:])
 
 

@@ -32,7 +32,7 @@ from ee_seg_ros.inference.pixels import (
     on_grid,
 )
 from ee_seg_ros.inference.result import Result
-from ee_seg_ros.inference.windows import HALO, best_window, bounding_window, means, shrink, whole, widen
+from ee_seg_ros.inference.windows import HALO, best_window, bounding_window, grow, means, shrink, whole, widen
 
 PARTS = ('onboard', 'offboard', 'all')
 WHOLE_ABOVE = 0.9    # of the cells: above this share whole maps run, for little is saved and borders cost
@@ -101,9 +101,8 @@ class Engine:
         if before is None and outer.area > WHOLE_ABOVE * cells[0] * cells[1]:
             return
         result.window, result.outer = window, outer
-        outside = np.ones_like(result.stopped)
-        window.of(outside, cells)[:] = False
-        result.stopped |= outside
+        inside, result.stopped = window.of(result.stopped, cells), np.ones_like(result.stopped)
+        window.of(result.stopped, cells)[:] = inside
 
     def _run_head(self, exit_, result):
         self._run(exit_.graph, result)
@@ -127,32 +126,37 @@ class Engine:
         result.outputs.append(ExitOutput(self.bundle, exit_, logits, result.placement, result.stopped))
         result.macs_at.append(result.macs)
 
-    def _unsettled(self, result, limits):
-        """(pixels that stop, bool on the whole grid; doubt about those that do not, float32, as means of the cells).
+    def _unsettled(self, result, limits, size):
+        """(pixels that stop, bool; doubt about those that do not, float32, as means of the cells).
 
-        Pixels stop where the last output is sure beyond the limit of the class, and where they had before: outside of
-        the window, where nothing is looked at. Doubt about rare classes weighs more, for mIoU counts all classes alike.
-        The means are None for a bundle without cells.
+        size: every `size`-th pixel of the network input counts. Pixels stop where the last output is sure beyond the
+        limit of the class, and where they had before. Doubt about rare classes weighs more, for mIoU counts all classes
+        alike. The means are None for a bundle without cells.
         """
         output, bundle = result.output, self.bundle
-        shape, (logits, where) = (bundle.height // GRID, bundle.width // GRID), output.grid_part(result.window,
-                                                                                                 bundle.cells)
-        found = confident_pixels(logits, output.exit.temperature, limits, self._weights)
-        stopped, doubt = (on_grid(each, where, shape, outside) for each, outside in zip(found, (1, 0)))
+        found = confident_pixels(output.grid_logits if size == GRID else output.sampled(size), output.exit.temperature,
+                                 limits, self._weights)
+        shape = bundle.height // size, bundle.width // size
+        stopped, doubt = (on_grid(each, shape, outside) for each, outside in zip(found, (1, 0)))
         if result.stopped is not None:
-            stopped |= result.stopped
+            stopped |= result.stopped[::size // GRID, ::size // GRID]
         np.putmask(doubt, stopped, 0)
         return stopped, None if bundle.cells is None else means(doubt, bundle.cells)
 
     def _stop_pixels(self, result, limits, worth):
         """Stop the pixels of which the last output is sure, and all those outside of the window that is worth it.
 
-        What has stopped stays so. worth: as of `Bundle.worth`.
+        One pixel of each cell is looked at, and stands for the others. What has stopped stays so. worth: as of
+        `Bundle.worth`.
         """
-        result.stopped, doubt = self._unsettled(result, limits)
+        bundle = self.bundle
+        size = GRID if bundle.cells is None else max(GRID, bundle.height // bundle.cells[0])
+        stopped, doubt = self._unsettled(result, limits, size)
+        stopped = grow(stopped, bundle.height // GRID, bundle.width // GRID)
+        result.stopped = stopped if result.stopped is None else stopped | result.stopped
         if doubt is not None:
             stage = result.output.exit.stage    # what comes next runs on the other side behind the last one onboard
-            onboard = stage in self._onboard_stages[:-1] or self.bundle.split is None
+            onboard = stage in self._onboard_stages[:-1] or bundle.split is None
             window = best_window(doubt - worth[not onboard])    # in the one before: outside of it all has stopped
             if window is None:
                 result.stopped[:] = True
@@ -253,7 +257,7 @@ class Engine:
         classes = np.pad(classes, [(0, rest[0]), (0, rest[1])], mode='edge')
         if not bundle.forwards_cells:
             return OnboardMap(classes)
-        settled, doubt = self._unsettled(result, bundle.send_limits)
+        settled, doubt = self._unsettled(result, bundle.send_limits, GRID)
         window, sent = best_window(doubt - bundle.send_worth), np.zeros(cells, bool)
         if window is not None:
             near = shrink(widen(~settled, bundle.send_margin), *cells)

@@ -22,7 +22,6 @@ import numpy as np
 from ee_seg_ros.inference.bundle import Bundle, Exit
 from ee_seg_ros.inference.frame import Placement
 from ee_seg_ros.inference.resize import argmax_resized
-from ee_seg_ros.inference.windows import Window
 
 GRID = 8    # pixels of network input per cell of the grid on which criteria compare exits of different strides
 SAMPLED = 16    # pixels of network input between the logits that are enough for means over the image
@@ -78,34 +77,19 @@ class ExitOutput:
         """(rows, columns) of the image's content on the grid."""
         return tuple(math.ceil(size / GRID) for size in (self.placement.content_height, self.placement.content_width))
 
-    def grid_part(self, window: Optional[Window], cells: Optional[tuple]) -> tuple:
-        """(`grid_logits` in a window of a map of `cells`, where on the grid that is: two slices).
-
-        No more than that is resized. None for the window: all of the image's content.
-        """
-        if window is None:
-            logits = self.grid_logits
-            return logits, (slice(0, logits.shape[1]), slice(0, logits.shape[2]))
-        tall, wide = (size // count // GRID for size, count in zip((self.bundle.height, self.bundle.width), cells))
-        rows, columns = self._grid_size
-        top, bottom, left, right = window.top * tall, window.bottom * tall, window.left * wide, window.right * wide
-        bottom, right = max(top, min(bottom, rows)), max(left, min(right, columns))
-        where = slice(top, bottom), slice(left, right)
-        if self._stride >= GRID or top == bottom or left == right:
-            return self.grid_logits[:, top:bottom, left:right], where
-        step = GRID // self._stride
-        part = self.logits[:, top * step:bottom * step, left * step:right * step]
-        return resized(part, bottom - top, right - left), where
-
     @cached_property
     def sampled_logits(self) -> np.ndarray:
-        """float32 (C, rows, columns): the logits of every 16th pixel of network input, over the image's content only.
+        """float32 (C, rows, columns): the logits of every 16th pixel, see `sampled`."""
+        return self.sampled(SAMPLED)
 
-        A view, neither averaged nor resized, but where an exit's stride is above 16.
+    def sampled(self, size: int) -> np.ndarray:
+        """float32 (C, rows, columns): the logits of every `size`-th pixel of network input, over the image's content.
+
+        A view, neither averaged nor resized, but where the exit's stride is larger.
         """
-        if self._stride > SAMPLED:
-            return self._at(SAMPLED)
-        step = SAMPLED // self._stride
+        if self._stride > size:
+            return self._at(size)
+        step = size // self._stride
         rows = math.ceil(self.placement.content_height / self._stride)
         columns = math.ceil(self.placement.content_width / self._stride)
         return self.logits[:, :rows:step, :columns:step]

@@ -72,12 +72,15 @@ def classes_before(onboard: OnboardMap, placement: Placement) -> Before:
     return Before(onboard.classes[:rows:step, :columns:step])
 
 
-def on_grid(part: np.ndarray, where: tuple, shape: tuple, outside: float) -> np.ndarray:
-    """A map of this shape: `part` at two slices, `where`, and `outside` elsewhere; `part` itself if that is all."""
-    if part.shape == shape:
-        return part
-    found = np.full(shape, outside, part.dtype)
-    found[where] = part
+def on_grid(content: np.ndarray, shape: tuple, outside: float) -> np.ndarray:
+    """A map over an image's content, over the whole network input, of this shape; `outside` beyond the content.
+
+    The map itself where there is nothing beyond.
+    """
+    if content.shape == shape:
+        return content
+    found = np.full(shape, outside, content.dtype)
+    found[:content.shape[0], :content.shape[1]] = content
     return found
 
 

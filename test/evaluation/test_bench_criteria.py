@@ -163,7 +163,8 @@ def test_the_command(folder, drawn, tmp_path, capsys):
     assert [entry.row_count for entry in tables] == [
         *[4 * len(found['savings'])] * 2, len(FRAME_LEVEL), len(found['claims'])]
     assert set(found['judging']) == set(FRAME_LEVEL)
-    assert all(entry['ms'] > 0 < entry['share_of_stage'] for entry in found['judging'].values())
+    assert all(entry['ms'] > 0 < entry['share_of_stage'] and entry['in_run_ms'] > 0
+               for entry in found['judging'].values())
     pytest.importorskip('matplotlib', reason='matplotlib is not installed (make demo)')
     assert (tmp_path / 'criteria.png').stat().st_size > 10_000
 

@@ -167,7 +167,8 @@ def test_windows_only_shrink_and_hold_all_that_goes_on(windowed, monkeypatch, se
             assert (output.stopped | inside(window)).all() and not output.stopped.all()
 
 
-def test_cells_of_classes_that_weigh_more_are_worth_more(windowed, mixed):
+def test_cells_of_classes_that_weigh_more_are_worth_more(windowed):
+    mixed = mixed_image(2)
     engine = changed(windowed, lambda document: document['pixels'].update(weights=[4.0, 1.0, 0.0]))
     first = engine.segment(mixed, 'class_threshold', AT_NO_EXIT).outputs[0]
     found = softmax(first.logits)

@@ -29,7 +29,6 @@ from ee_seg_ros.inference.pixels import (
     on_grid,
     refine,
 )
-from ee_seg_ros.inference.windows import Window
 
 RNG = np.random.default_rng(0)
 
@@ -78,29 +77,28 @@ def test_planes_are_resized_each_for_itself(shape):
             np.testing.assert_allclose(now, cv2.resize(plane, shape[::-1], interpolation=cv2.INTER_LINEAR), atol=1e-6)
 
 
-def test_what_is_not_looked_at_has_one_value():
-    part = np.array([[False, True, False]])
-    assert on_grid(part, (slice(1, 2), slice(0, 3)), (2, 4), True).tolist() == [[True] * 4, [False, True, False, True]]
-    doubt = on_grid(np.array([[0.5, 1]], np.float32), (slice(0, 1), slice(1, 3)), (1, 3), 0)
-    assert doubt.tolist() == [[0, 0.5, 1]] and doubt.dtype == np.float32
-    assert on_grid(part, (slice(0, 1), slice(0, 3)), (1, 3), True) is part
+def test_what_lies_outside_the_image_has_one_value():
+    content = np.array([[False, True, False]])
+    assert on_grid(content, (2, 4), True).tolist() == [[False, True, False, True], [True] * 4]
+    doubt = on_grid(np.array([[0.5, 1]], np.float32), (1, 3), 0)
+    assert doubt.tolist() == [[0.5, 1, 0]] and doubt.dtype == np.float32
+    assert on_grid(content, (1, 3), True) is content
 
 
 @pytest.mark.parametrize('content', [(48, 32), (41, 27), (30, 20)])
-@pytest.mark.parametrize('stride', [4, 8, 16])
-@pytest.mark.parametrize('window', [Window(0, 2, 0, 3), Window(0, 1, 1, 3), Window(1, 2, 0, 2), Window(1, 2, 2, 3)])
-def test_logits_on_the_grid_in_a_window(stride, content, window):
-    """What lies there on the grid over all of the image; nothing beyond the image's content."""
-    bundle, cells = SimpleNamespace(width=48, height=32), (2, 3)    # cells of 16 pixels, two values of the grid
-    output = ExitOutput(bundle, None, drawn(2, 32 // stride, 48 // stride), Placement(*content, *content))
-    everywhere, all_of_it = output.grid_part(None, cells)
-    np.testing.assert_array_equal(everywhere, output.grid_logits)
-    assert all_of_it == (slice(0, everywhere.shape[1]), slice(0, everywhere.shape[2]))
-    found, (rows, columns) = output.grid_part(window, cells)
-    np.testing.assert_allclose(found, everywhere[:, rows, columns], atol=1e-6)
-    inside = np.zeros(everywhere.shape[1:], bool)
-    inside[2 * window.top:2 * window.bottom, 2 * window.left:2 * window.right] = True
-    assert found[0].size == inside.sum() == inside[rows, columns].sum()
+@pytest.mark.parametrize('stride, size', [(4, 16), (8, 16), (16, 16), (4, 8), (8, 32)])
+def test_logits_of_every_so_manieth_pixel(stride, size, content):
+    bundle = SimpleNamespace(width=64, height=32)
+    logits = drawn(2, 32 // stride, 64 // stride)
+    found = ExitOutput(bundle, None, logits, Placement(*content, *content)).sampled(size)
+    assert np.shares_memory(found, logits)
+    columns, rows = (range(0, length, size) for length in content)
+    for row, top in enumerate(rows):
+        for column, left in enumerate(columns):
+            np.testing.assert_array_equal(found[:, row, column], logits[:, top // stride, left // stride])
+    assert found.shape == (2, len(rows), len(columns))
+    np.testing.assert_array_equal(ExitOutput(bundle, None, logits, Placement(64, 32, 64, 32)).sampled(stride // 2),
+                                  resized(logits, 64 // stride, 128 // stride))
 
 
 def test_pixels_of_cells_that_are_not_sent():
