@@ -163,13 +163,15 @@ def sparse_ratio(bundle, images: Sequence, threads: int, rounds: int) -> dict:
 def dense_loss(engine: Engine, images: Sequence, threads: int, rounds: int) -> float:
     """Share of time that stopping pixels adds where none stops: the engine then runs on whole maps.
 
-    By the uniform rule, for which every cell with some doubt is worth it, at all exits, and with all cells sent.
+    By the uniform rule, for which every cell with some doubt is worth it, and with all cells sent; against frames that
+    run through the same heads and do not stop.
     """
     bundle, never = engine.bundle, [NEVER] * len(engine.bundle.classes)
-    everywhere = {**bundle.document['pixels'], 'exits': [exit_.name for exit_ in bundle.judged_exits]}
-    engine = Engine(Bundle(bundle.path, {**bundle.document, 'pixels': everywhere}), threads=threads)
+    run = {exit_.name for exit_ in bundle.exits_for(criterion='uniform')}
+    entries = [entry for entry in bundle.document['exits'] if entry['name'] in run]
+    unjudged = Engine(Bundle(bundle.path, {**bundle.document, 'exits': entries}), threads=threads)
     times = median_times({'pixels': lambda image: to_the_end(engine, image, 'uniform', False, never),
-                          'frames': lambda image: to_the_end(engine, image, partial=False)}, images, rounds)
+                          'frames': lambda image: to_the_end(unjudged, image, partial=False)}, images, rounds)
     return times['pixels'] / times['frames'] - 1
 
 

@@ -101,7 +101,7 @@ class Engine:
         if before is None and outer.area > WHOLE_ABOVE * cells[0] * cells[1]:
             return
         result.window, result.outer = window, outer
-        inside, result.stopped = window.of(result.stopped, cells), np.ones_like(result.stopped)
+        inside, result.stopped = window.of(result.stopped, cells), np.ones(result.stopped.shape, bool)
         window.of(result.stopped, cells)[:] = inside
 
     def _run_head(self, exit_, result):

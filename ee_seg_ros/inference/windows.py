@@ -122,7 +122,7 @@ def best_window(values: np.ndarray) -> Optional[Window]:
 
 def grow(cells: np.ndarray, height: int, width: int) -> np.ndarray:
     """A bool map at a finer resolution, (height, width): a whole number of values per value of `cells`."""
-    return cells.repeat(height // cells.shape[0], 0).repeat(width // cells.shape[1], 1)
+    return cv2.resize(cells.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).view(bool)
 
 
 def shrink(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
