@@ -117,9 +117,10 @@ def test_info_as_json_and_as_tables(capsys):
     assert document['fingerprint'] == bundle.fingerprint
     assert [exit_['name'] for exit_ in document['exits']] == [exit_.name for exit_ in bundle.exits]
     assert document['bytes'] == sum(document['files'].values()) > 1e6
+    assert document['experts']['blur']['forwarding']['last_exit'] == bundle.last_exit('blur')
     assert run('info', 'street') == 0
     shown = capsys.readouterr().out
-    for text in (bundle.fingerprint, 'Bicyclist', 'entropy', 'accurate', 'bundle.json', 'detector of'):
+    for text in (bundle.fingerprint, 'Bicyclist', 'entropy', 'accurate', 'bundle.json', 'detector of', 'by strength'):
         assert text in shown
 
 

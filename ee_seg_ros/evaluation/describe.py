@@ -39,8 +39,9 @@ def describe(bundle: Bundle) -> dict:
         'features': {name: bundle.tensors[name] for name in bundle.feature_tensors},
         'experts': {family: {'exits': {exit_.name: {'macs': exit_.macs, 'temperature': exit_.temperature}
                                        for exit_ in bundle.exits_for(family) if exit_.expert},
-                             'criteria': _without_curves(bundle.document['experts'][family]['criteria'])}
-                    for family in bundle.experts},
+                             'criteria': _without_curves(expert['criteria']),
+                             **{key: expert[key] for key in ('forwarding',) if key in expert}}
+                    for family, expert in bundle.document.get('experts', {}).items()},
         **({'detector': bundle.detector} if bundle.detector is not None else {}),
         'criteria': _without_curves(bundle.document['criteria']),
         'provenance': bundle.document['provenance'], 'files': files, 'bytes': sum(files.values()),
@@ -86,5 +87,10 @@ def show(document: dict) -> None:
             for family, expert in document['experts'].items() for name, exit_ in expert['exits'].items()]
     if rows:
         console.print(table('experts (cost of the head alone)', ['expert', 'exit', 'GMAC', 'temperature'], rows, 2))
+    rows = [[family, *(['never', ''] if expert['forwarding'] is None else
+                       [f"up to {expert['forwarding']['up_to']:.2f}", expert['forwarding']['last_exit']])]
+            for family, expert in document['experts'].items() if 'forwarding' in expert]
+    if rows:
+        console.print(table('forwarded, by strength', ['expert', 'forwarded', 'end at'], rows, 3))
     rows = [[name, f'{count / 1e6:.3f}'] for name, count in document['files'].items()]
     console.print(table('files', ['file', 'MB'], [*rows, ['all', f"{document['bytes'] / 1e6:.3f}"]]))

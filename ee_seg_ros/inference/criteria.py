@@ -85,8 +85,8 @@ def confident_pixels(logits: np.ndarray, temperature: float, limits: np.ndarray,
     where a class is on top; None: 1. Where several are, the sums of theirs count. Source: CBT (Gormez and Koyuncu,
     arXiv 2210.15621); with one limit for all classes ADP-C (Liu et al., ICLR 2022).
     """
-    planes = logits.reshape(len(logits), -1)
-    parts = planes - planes.max(0)    # all in this one array: memory takes longer than arithmetic
+    parts = np.array(logits, order='C').reshape(len(logits), -1)
+    parts -= parts.max(0)    # all in this one array: memory takes longer than arithmetic
     parts *= np.float32(1 / temperature)
     confidence = 1 / (np.ones(len(parts), np.float32) @ cv2.exp(parts, dst=parts))    # a third of the time of sum()
     # What is the top class's own, without argmax, which alone takes longer than all of this: its part is exp(0).

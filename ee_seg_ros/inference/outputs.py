@@ -72,7 +72,7 @@ class ExitOutput:
         rows, columns = self._grid_size
         return self.logits[:, :rows, :columns]
 
-    @property
+    @cached_property
     def _grid_size(self):
         """(rows, columns) of the image's content on the grid."""
         return tuple(math.ceil(size / GRID) for size in (self.placement.content_height, self.placement.content_width))
