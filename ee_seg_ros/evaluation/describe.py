@@ -40,7 +40,7 @@ def describe(bundle: Bundle) -> dict:
         'experts': {family: {'exits': {exit_.name: {'macs': exit_.macs, 'temperature': exit_.temperature}
                                        for exit_ in bundle.exits_for(family) if exit_.expert},
                              'criteria': _without_curves(expert['criteria']),
-                             **{key: expert[key] for key in ('forwarding',) if key in expert}}
+                             **({'forwarding': expert['forwarding']} if 'forwarding' in expert else {})}
                     for family, expert in bundle.document.get('experts', {}).items()},
         **({'detector': bundle.detector} if bundle.detector is not None else {}),
         'criteria': _without_curves(bundle.document['criteria']),

@@ -135,17 +135,19 @@ def judging_times(bundle: Bundle, images: Sequence, criteria: Sequence[str], thr
     """criterion -> {ms, in_run_ms, share_of_stage}: what judging one exit takes, and that over a stage's mean time.
 
     ms: by itself, the mean of the medians at each of the exits where a criterion gives a score; in_run_ms: behind a
-    graph, whose data are in the caches. images: uint8 (H, W, 3) RGB, each `rounds` times through all exits by each
-    criterion in turn.
+    graph, whose data are in the caches. A criterion that gives none is left out. images: uint8 (H, W, 3) RGB, each
+    `rounds` times through all exits by each criterion in turn.
     """
     clock = Clock(bundle, threads)
     for _ in range(rounds):
         for image in images:
+            to_the_end(clock, image, partial=False)    # the others may run stages in windows only
             for name in criteria:
                 to_the_end(clock, image, name)
     stage, found = mean(median(clock.times[stage]) for stage in bundle.stages), {}
     for name in criteria:
         taken = [np.median(times, 0) for (judged, _), times in clock.judging.items() if judged == name]
-        in_run, alone = map(float, np.mean(taken, 0))
-        found[name] = {'ms': alone, 'in_run_ms': in_run, 'share_of_stage': alone / stage}
+        if taken:
+            in_run, alone = map(float, np.mean(taken, 0))
+            found[name] = {'ms': alone, 'in_run_ms': in_run, 'share_of_stage': alone / stage}
     return found

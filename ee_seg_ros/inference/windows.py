@@ -102,8 +102,8 @@ def best_window(values: np.ndarray) -> Optional[Window]:
 
     The maximum subarray problem in two dimensions (Bentley, "Programming pearls", Communications of the ACM 27(9),
     1984), climbed by turns of rows and columns: from all columns, and from the largest value where that finds less than
-    half of all that there is. On frames of a drive nearly always the largest sum, in a third of the time of a search
-    that cannot miss it; on scattered values a tenth less.
+    half of all that there is. On frames of a drive that is nearly always the largest sum, on scattered values a little
+    less; a search that cannot miss it takes several times as long.
     """
     least, most, _, (column, _) = cv2.minMaxLoc(values)
     if most <= _LITTLE:

@@ -77,6 +77,7 @@ def choose_forwarding(bundle: Bundle, observed: Observations, strength: np.ndarr
     through all exits. strength: float (n,), of each.
     """
     order, names = np.argsort(strength, kind='stable'), [exit_.name for exit_ in bundle.exits]
+    # Of any criterion that stops whole frames: run to the end they are all alike.
     matrices = observed.ends[next(iter(observed.ends))].matrices if observed.ends else observed.matrices
     kept = matrices[order, len(bundle.onboard_exits) - 1]
     ends = np.flatnonzero(np.diff(strength[order], append=np.inf) > 0)    # of frames that are alike strong the last one
