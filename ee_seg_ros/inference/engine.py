@@ -51,7 +51,7 @@ class Engine:
                  warn: Callable[[str], object] = print):
         if part not in PARTS:
             raise ValueError(f'part {part!r} is not one of {", ".join(PARTS)}')
-        self.bundle, self._weights = bundle, bundle.class_weights
+        self.bundle, self._weights, self._cells = bundle, bundle.class_weights, bundle.cells
         if bundle.split is None and part == 'offboard':
             raise BundleError(f'bundle {bundle.name} has no split: all of it runs onboard, and nothing is left for an '
                               'offboard node; give a bundle with a split, or run the onboard node alone')
@@ -76,7 +76,7 @@ class Engine:
 
     def _run(self, graph, result):
         """Run a graph on what is in `result`, on whole maps or in its window."""
-        description, cells = self.bundle.graphs[graph], self.bundle.cells
+        description, cells = self.bundle.graphs[graph], self._cells
         if result.window is None:
             result.tensors.update(self._graphs.run(graph, result.tensors))
             result.macs += description['macs']
@@ -87,7 +87,7 @@ class Engine:
 
     def _crop(self, name, result):
         """A map in the window that runs, with its halo, from the smallest part of it that there is."""
-        outer, cells = result.outer, self.bundle.cells
+        outer, cells = result.outer, self._cells
         covered, array = result.crops.get(name) or (whole(cells), result.tensors[name])
         if covered != outer:
             array = np.ascontiguousarray(outer.inside(covered).of(array, covered.size))
@@ -96,13 +96,12 @@ class Engine:
 
     def _narrow(self, result, window):
         """Let what comes next run in a window (within the one before), unless that is nearly all of the maps."""
-        cells, before = self.bundle.cells, result.outer
+        cells, before = self._cells, result.outer
         outer = window.widened(HALO, before or whole(cells))
         if before is None and outer.area > WHOLE_ABOVE * cells[0] * cells[1]:
             return
         result.window, result.outer = window, outer
-        inside, result.stopped = window.of(result.stopped, cells), np.ones(result.stopped.shape, bool)
-        window.of(result.stopped, cells)[:] = inside
+        window.fill_around(result.stopped, True)
 
     def _run_head(self, exit_, result):
         self._run(exit_.graph, result)
@@ -117,7 +116,7 @@ class Engine:
         if result.window is None:
             logits = result.tensors.pop(exit_.logits)[0]
         else:
-            window, outer, cells = result.window, result.outer, self.bundle.cells
+            window, outer, cells = result.window, result.outer, self._cells
             logits = resized(previous, *shape)
             window.of(logits, cells)[:] = window.inside(outer).of(result.crops.pop(exit_.logits)[1][0], outer.size)
         logits = together(exit_, logits, result.outputs)
@@ -127,21 +126,19 @@ class Engine:
         result.macs_at.append(result.macs)
 
     def _unsettled(self, result, limits, size):
-        """(pixels that stop, bool; doubt about those that do not, float32, as means of the cells).
+        """(pixels that stop, bool; doubt about those that do not, float32): of every `size`-th pixel of network input.
 
-        size: every `size`-th pixel of the network input counts. Pixels stop where the last output is sure beyond the
-        limit of the class, and where they had before. Doubt about rare classes weighs more, for mIoU counts all classes
-        alike. The means are None for a bundle without cells.
+        Pixels stop where the last output is sure beyond the limit of the class, and where they had before. Doubt about
+        rare classes weighs more, for mIoU counts all classes alike.
         """
-        output, bundle = result.output, self.bundle
+        output, shape = result.output, (self.bundle.height // size, self.bundle.width // size)
         found = confident_pixels(output.grid_logits if size == GRID else output.sampled(size), output.exit.temperature,
                                  limits, self._weights)
-        shape = bundle.height // size, bundle.width // size
         stopped, doubt = (on_grid(each, shape, outside) for each, outside in zip(found, (1, 0)))
         if result.stopped is not None:
-            stopped |= result.stopped[::size // GRID, ::size // GRID]
+            stopped |= result.stopped if result.stopped.shape == shape else grow(result.stopped, *shape)
         np.putmask(doubt, stopped, 0)
-        return stopped, None if bundle.cells is None else means(doubt, bundle.cells)
+        return stopped, doubt
 
     def _stop_pixels(self, result, limits, worth):
         """Stop the pixels of which the last output is sure, and all those outside of the window that is worth it.
@@ -149,20 +146,17 @@ class Engine:
         One pixel of each cell is looked at, and stands for the others. What has stopped stays so. worth: as of
         `Bundle.worth`.
         """
-        bundle = self.bundle
-        size = GRID if bundle.cells is None else max(GRID, bundle.height // bundle.cells[0])
-        stopped, doubt = self._unsettled(result, limits, size)
-        stopped = grow(stopped, bundle.height // GRID, bundle.width // GRID)
-        result.stopped = stopped if result.stopped is None else stopped | result.stopped
-        if doubt is not None:
+        bundle, cells = self.bundle, self._cells
+        stopped, doubt = self._unsettled(result, limits, GRID if cells is None else bundle.height // cells[0])
+        result.stopped = result.output.stopped = stopped
+        if cells is not None:
             stage = result.output.exit.stage    # what comes next runs on the other side behind the last one onboard
             onboard = stage in self._onboard_stages[:-1] or bundle.split is None
             window = best_window(doubt - worth[not onboard])    # in the one before: outside of it all has stopped
             if window is None:
-                result.stopped[:] = True
+                stopped[:] = True
             else:
                 self._narrow(result, window)
-        result.output.stopped = result.stopped
 
     def _judge(self, rule, limits, result):
         """Score the last output and hold it against its threshold; by limits of classes its pixels stop before."""
@@ -234,7 +228,7 @@ class Engine:
 
         What never ran is zero: cells that `onboard_map` leaves out.
         """
-        cells = self.bundle.cells
+        cells = self._cells
         for name in self.bundle.graphs[self.bundle.split['encode']]['inputs']:
             if name not in result.tensors:
                 maps, (covered, crop) = np.zeros(self.bundle.tensors[name]['shape'], np.float32), result.crops[name]
@@ -251,14 +245,14 @@ class Engine:
         running. All, where the bundle does not say when a pixel is settled and what the others' features are on
         average.
         """
-        bundle, cells = self.bundle, self.bundle.cells
+        bundle, cells = self.bundle, self._cells
         classes = result.output.grid_classes
         rest = bundle.height // GRID - classes.shape[0], bundle.width // GRID - classes.shape[1]
         classes = np.pad(classes, [(0, rest[0]), (0, rest[1])], mode='edge')
         if not bundle.forwards_cells:
             return OnboardMap(classes)
         settled, doubt = self._unsettled(result, bundle.send_limits, GRID)
-        window, sent = best_window(doubt - bundle.send_worth), np.zeros(cells, bool)
+        window, sent = best_window(means(doubt, cells) - bundle.send_worth), np.zeros(cells, bool)
         if window is not None:
             near = shrink(widen(~settled, bundle.send_margin), *cells)
             window.of(sent, cells)[:] = window.of(near, cells)
@@ -270,9 +264,11 @@ class Engine:
 
         Those that have stopped (ADP-C: they keep the earlier output), and those whose features are not sent.
         """
-        if result.stopped is None or onboard.sent is None:
-            return onboard.unsent_pixels if result.stopped is None else result.stopped
-        return result.stopped | onboard.unsent_pixels
+        unsent = onboard.unsent_pixels
+        if result.stopped is None:
+            return unsent
+        stopped = grow(result.stopped, *onboard.classes.shape)
+        return stopped if unsent is None else stopped | unsent
 
     def finish(self, features: dict, placement: Placement, criterion: str = 'never',
                thresholds: Optional[Sequence[float]] = None, onboard: Optional[OnboardMap] = None,
@@ -287,7 +283,7 @@ class Engine:
         result = Result(placement)
         if onboard is not None:
             result.before = [classes_before(onboard, placement)]
-            result.stopped = onboard.unsent_pixels
+            result.stopped = None if onboard.sent is None else ~onboard.sent
         if result.stopped is not None:
             features = {name: fill_means(tensor, bundle.class_means[name], onboard)
                         for name, tensor in features.items()}

@@ -31,8 +31,8 @@ class ExitOutput:
     """The output of one exit for one image.
 
     bundle, exit: which one. logits: float32 (C, h, w) over the whole network input. placement: where the image lies in
-    it. stopped: bool (height / 8, width / 8) of the network input, pixels that are not computed any more; None where
-    the criterion stops whole frames. Everything else is computed when it is first asked for.
+    it. stopped: bool, one value per cell of the bundle (on the grid where it has none), pixels that are not computed any
+    more; None where the criterion stops whole frames. Everything else is computed when it is first asked for.
     """
 
     def __init__(self, bundle: Bundle, exit_: Exit, logits: np.ndarray, placement: Placement,
@@ -69,13 +69,12 @@ class ExitOutput:
         """float32 (C, rows, columns): logits on the common grid of 8 pixels, over the image's content only."""
         if self._stride != GRID:
             return self._at(GRID)
-        rows, columns = self._grid_size
+        rows, columns = self._content(GRID)
         return self.logits[:, :rows, :columns]
 
-    @cached_property
-    def _grid_size(self):
-        """(rows, columns) of the image's content on the grid."""
-        return tuple(math.ceil(size / GRID) for size in (self.placement.content_height, self.placement.content_width))
+    def _content(self, size):
+        """(rows, columns) of the image's content, of every `size`-th pixel."""
+        return math.ceil(self.placement.content_height / size), math.ceil(self.placement.content_width / size)
 
     @cached_property
     def sampled_logits(self) -> np.ndarray:
@@ -89,24 +88,21 @@ class ExitOutput:
         """
         if self._stride > size:
             return self._at(size)
-        step = size // self._stride
-        rows = math.ceil(self.placement.content_height / self._stride)
-        columns = math.ceil(self.placement.content_width / self._stride)
+        step, (rows, columns) = size // self._stride, self._content(self._stride)
         return self.logits[:, :rows:step, :columns:step]
 
     def _at(self, stride):
         """The logits resized bilinearly to a stride, over the image's content only."""
-        rows, columns = (math.ceil(size / stride) for size in (self.placement.content_height,
-                                                               self.placement.content_width))
+        rows, columns = self._content(stride)
         height, width = (size * self._stride // stride for size in self.logits.shape[1:])
         return resized(self.logits, height, width)[:, :rows, :columns]
 
     @property
     def stopped_share(self) -> Optional[float]:
-        """Share of the image's pixels on the grid that have stopped, 0..1; None without `stopped`."""
+        """Share of the image's pixels that have stopped, 0..1; None without `stopped`."""
         if self.stopped is None:
             return None
-        rows, columns = self._grid_size
+        rows, columns = self._content(self.bundle.height // self.stopped.shape[0])
         return np.count_nonzero(self.stopped[:rows, :columns]) / (rows * columns)
 
     @cached_property

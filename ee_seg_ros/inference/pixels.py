@@ -46,7 +46,7 @@ class OnboardMap:
 def keep_stopped(previous: np.ndarray, logits: np.ndarray, stopped: np.ndarray) -> np.ndarray:
     """Logits (C, h, w) in which stopped pixels have the previous exit's values.
 
-    previous, logits: at whatever resolutions; the result is at the finest of all three. stopped: bool, on the grid.
+    previous, logits: at whatever resolutions; the result is at the finest of all three. stopped: bool (rows, columns).
     Source: ADP-C (Liu et al., ICLR 2022): out_n = out_(n-1) where stopped.
     """
     height, width = (max(sizes) for sizes in zip(previous.shape[1:], logits.shape[1:], stopped.shape))

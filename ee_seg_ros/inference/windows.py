@@ -49,6 +49,11 @@ class Window:
         rows, columns = array.shape[-2] // cells[0], array.shape[-1] // cells[1]
         return array[..., self.top * rows:self.bottom * rows, self.left * columns:self.right * columns]
 
+    def fill_around(self, cells: np.ndarray, value) -> None:
+        """Set what lies outside of this window, of an array with one value per cell."""
+        cells[:self.top] = cells[self.bottom:] = value
+        cells[:, :self.left] = cells[:, self.right:] = value
+
     def widened(self, halo: int, within: 'Window') -> 'Window':
         """With `halo` cells around it, as far as they are within another window."""
         return Window(max(self.top - halo, within.top), min(self.bottom + halo, within.bottom),
@@ -79,13 +84,15 @@ def means(pixels: np.ndarray, cells: tuple) -> np.ndarray:
 
 def _best_run(values):
     """(first, end, sum) of the run of 1-D values with the largest sum (Kadane's algorithm); of several a short one."""
-    best, total, start, first, end = -np.inf, 0.0, 0, 0, 0
-    for place, value in enumerate(values.ravel().tolist()):    # a dozen calls of numpy take longer
-        if total <= 0:
-            total, start = 0.0, place
-        total += value
+    best, total, start, first, end, place = -np.inf, 0.0, 0, 0, 0, 0
+    for value in values.ravel().tolist():    # a dozen calls of numpy take longer
+        if total > 0:
+            total += value
+        else:
+            total, start = value, place
+        place += 1
         if total > best:
-            best, first, end = total, start, place + 1
+            best, first, end = total, start, place
     return first, end, best
 
 
@@ -112,7 +119,7 @@ def best_window(values: np.ndarray) -> Optional[Window]:
         left, top, columns, rows = cv2.boundingRect((values > _LITTLE).view(np.uint8))
         return Window(top, top + rows, left, left + columns)
     window, found = _climb(values, 0, values.shape[1])
-    if 2 * found < np.maximum(values, 0).sum():
+    if 4 * found < cv2.norm(values, cv2.NORM_L1) + cv2.sumElems(values)[0]:    # twice the sum of what is above 0
         other, its = _climb(values, column, column + 1)
         if its > found:
             return other
