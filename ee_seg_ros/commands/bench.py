@@ -54,7 +54,7 @@ def exits(bundle: str = shared.BUNDLE,
         found = bench_exits.measure(bundle, single, smaller, dataset, root, split, limit, threads, progress,
                                     single_fine)
     report.write_json(out / 'exits.json', found)
-    for table in report.bench_tables('exits', bench_exits.shown(found)):
+    for table in report.exits_tables(bench_exits.shown(found)):
         report.console.print(table)
     try:
         from ee_seg_ros.evaluation.plots import plot_exits

@@ -27,6 +27,7 @@ from ee_seg_ros.evaluation.evaluate import Observations, check_classes, exits_ta
 from ee_seg_ros.evaluation.machine import machine
 from ee_seg_ros.evaluation.metrics import mean_iou
 from ee_seg_ros.evaluation.pair import run_pair
+from ee_seg_ros.evaluation.savings import intervals, resampled_mious, resamples
 from ee_seg_ros.evaluation.timing import ROUNDS, TIMED_IMAGES, median_times, opencv_threads, size_of, ways
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 from ee_seg_ros.inference.criteria import CRITERIA
@@ -141,6 +142,18 @@ def chosen_by_fit(rows: list, bundle: Bundle, single: Bundle) -> dict:
     return found
 
 
+def against_final(bundle: Bundle, observed: Observations) -> dict:
+    """Each judged exit alone against the final output alone: name -> {miou_change_pp, intervals}.
+
+    In percentage points of mIoU, with the intervals of a bootstrap over the images (`savings.intervals`): how far a
+    difference between two outputs of one network may be by chance.
+    """
+    weights = resamples(len(observed.matrices))
+    *mious, final = (100 * resampled_mious(observed.matrices[:, index], weights) for index in range(len(bundle.exits)))
+    return {exit_.name: {'miou_change_pp': float(miou[0] - final[0]), 'intervals': intervals(miou - final)}
+            for exit_, miou in zip(bundle.exits, mious)}
+
+
 def end_to_end(engine: Engine, single: Engine, row: dict, samples: Sequence, rounds: int,
                report: Callable[[], None] = lambda: None) -> dict:
     """A row and the single-exit network really run on every image, in turn: mean milliseconds and their ratio.
@@ -214,6 +227,7 @@ def measure(name_or_path: str, single: str, smaller: str | None, dataset: str, r
         compared = engines[reference['kind']]
         found = {'machine': machine(), 'rows': rows, 'reference': reference['name'], 'claims': claims,
                  'rows_behind_claims': behind,
+                 'against_final': against_final(engines['early'].bundle, observed['early']),
                  'chosen_by_fit': chosen_by_fit(rows, engines['early'].bundle, compared.bundle)}
         if EQUAL_MIOU in behind:
             winner = next(row for row in rows if row['name'] == behind[EQUAL_MIOU])

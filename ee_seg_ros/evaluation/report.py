@@ -145,6 +145,15 @@ def bench_tables(name: str, found: dict) -> list:
             table('claims', ['claim', 'value'], [[key, shown(value)] for key, value in found['claims'].items()])]
 
 
+def exits_tables(found: dict) -> list:
+    """The tables of `exits.json` (`bench_exits.shown`): rows, claims, and exits alone against the final output alone."""
+    changes = [[name, f"{entry['miou_change_pp']:+.2f}", *('{:+.2f} .. {:+.2f}'.format(*entry['intervals'][sure])
+                                                           for sure in ('90', '95'))]
+               for name, entry in found['against_final'].items()]
+    return [*bench_tables('exits', found),
+            table('alone, against the final output alone', ['exit', 'points of mIoU', '90 %', '95 %'], changes)]
+
+
 def criteria_tables(found: dict) -> list:
     """The tables of `criteria.json`: what criteria cost and save against entropy at equal mIoU, and the claims."""
     title = f"{found['bundle']['name']} on {found['images']} images of {found['dataset']} {found['split']}"

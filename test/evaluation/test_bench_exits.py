@@ -23,6 +23,7 @@ from ee_seg_ros.data import datasets
 from ee_seg_ros.data.scenes import StreetDrive
 from ee_seg_ros.evaluation import bench_exits, report
 from ee_seg_ros.evaluation.bench_exits import (
+    against_final,
     chosen_by_fit,
     claims_of,
     end_to_end,
@@ -151,6 +152,18 @@ def test_rows_by_hand(early):
     assert alone['miou'] == pytest.approx(1 / 3)    # half of each class is right; as much is missed, as much too much
 
 
+def test_exits_alone_are_held_against_the_final_output_with_intervals(early):
+    """exit1 is right in all of six images, exit2 in half of them, the final output in none."""
+    right, wrong = np.diag([4, 4, 4]), np.roll(np.diag([4, 4, 4]), 1, 1)
+    matrices = np.array([[right, right if image % 2 else wrong, wrong, wrong, wrong] for image in range(6)])
+    found = against_final(early.bundle, Observations(np.pad(matrices, ((0, 0), (0, 0), (0, 0), (0, 1))), {}))
+    assert list(found) == list(EXITS[:4])
+    assert found['exit1'] == {'miou_change_pp': 100, 'intervals': {'90': [100, 100], '95': [100, 100]}}
+    assert found['exit3'] == {'miou_change_pp': 0, 'intervals': {'90': [0, 0], '95': [0, 0]}}
+    low, high = found['exit2']['intervals']['90']    # half of each class is right: 4 of 12 in the union
+    assert found['exit2']['miou_change_pp'] == pytest.approx(100 / 3) and 0 <= low < 20 and 50 < high < 100
+
+
 def test_every_way_stops_where_it_should_with_all_heads_passed(early, samples):
     found = ways(early, observe(early, samples))
     assert {index for criterion, index in found if criterion is None} == {0, 1, 2, 3, 4}
@@ -231,7 +244,8 @@ def test_the_whole_bench(folder, tmp_path, monkeypatch):
     assert (found['claims'], found['rows_behind_claims']) == claims_of(found['rows'])
     assert ('end_to_end' in found) == ('speedup_at_equal_miou' in found['claims'])
     assert steps[-1][0] == steps[-1][1] and steps == sorted(steps)
-    tables = report.bench_tables('exits', bench_exits.shown(found))
+    tables = report.exits_tables(bench_exits.shown(found))
+    assert list(found['against_final']) == list(EXITS[:4]) and tables[2].row_count == 4
     assert tables[0].row_count == len(found['rows']) - kinds.count('curve')
     pytest.importorskip('matplotlib', reason='matplotlib is not installed (make demo)')
     from ee_seg_ros.evaluation.plots import plot_exits

@@ -28,7 +28,7 @@ from ee_seg_ros.inference.engine import WHOLE_ABOVE, Engine
 from ee_seg_ros.inference.features import pack, unpack
 from ee_seg_ros.inference.outputs import softmax
 from ee_seg_ros.inference.pixels import OnboardMap, keep_stopped, refine
-from ee_seg_ros.inference.windows import Window, best_window, bounding_window
+from ee_seg_ros.inference.windows import Window, best_window, bounding_window, grow
 
 AT_NO_EXIT = (np.inf,) * 4    # shares of stopped pixels that there cannot be: frames end where all of them stop
 SIZE = WIDTH, HEIGHT
@@ -393,6 +393,25 @@ def test_the_final_mask_keeps_the_onboard_label_of_what_was_settled(engine, mixe
     assert (onboard != refined)[settled].any() and (onboard != refined)[~settled].any()    # both sides are seen
     early = frame.mask(*size, frame.outputs[0])    # a frame that had ended onboard
     np.testing.assert_array_equal(early, frame.outputs[0].mask(*size))
+
+
+def test_cells_may_be_coarser_than_the_grid(windowed, mixed):
+    """With cells of 16 pixels each stands for four values of the grid, and is judged by the first of them."""
+    engine = changed(windowed, lambda document: document.update(cells={'rows': 3, 'columns': 4}))
+    frame = run_pair(engine, mixed, 'class_threshold', AT_NO_EXIT)
+    robot, server = frame.sides
+    found = softmax(robot.outputs[0].logits)[:, ::2, ::2]
+    stopped = found.max(0) > CLASS_LIMITS[found.argmax(0)]
+    window = best_window(np.where(stopped, 0, 1 - found.max(0)) - WORTH[0])
+    window.fill_around(stopped, True)
+    np.testing.assert_array_equal(robot.outputs[0].stopped, stopped)
+    assert robot.outputs[0].stopped_share == stopped.mean() and 0 < stopped.mean() < 1
+    np.testing.assert_array_equal(frame.kept, grow(robot.stopped | ~frame.onboard.sent, *CELLS))
+    assert robot.stopped.any() and not (frame.onboard.sent & robot.stopped).any()
+    fine = grow(~frame.onboard.sent, *CELLS)
+    for output in server.outputs:
+        assert output.stopped.shape == (3, 4) and output.stopped[~frame.onboard.sent].all()
+        np.testing.assert_array_equal(output.grid_classes[fine], frame.onboard.classes[fine])
 
 
 def test_all_cells_can_be_asked_for(engine, mixed):

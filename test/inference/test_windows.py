@@ -50,6 +50,14 @@ def test_what_is_cropped_is_what_lies_there_at_any_resolution(times):
     assert (array[..., inside] == -1).all() and (array[..., ~inside] >= 0).all()
 
 
+@pytest.mark.parametrize('window', [WINDOW, Window(0, 4, 0, 6), Window(0, 2, 0, 1), Window(3, 4, 5, 6)])
+def test_all_around_a_window_is_set_and_nothing_in_it(window):
+    cells, expected = np.zeros(CELLS, bool), np.ones(CELLS, bool)
+    window.of(expected, CELLS)[:] = False
+    window.fill_around(cells, True)
+    np.testing.assert_array_equal(cells, expected)
+
+
 @pytest.mark.parametrize('halo, expected', [(0, WINDOW), (1, Window(0, 4, 1, 6)), (2, Window(0, 4, 0, 6))])
 def test_a_halo_ends_where_the_map_ends(halo, expected):
     assert WINDOW.widened(halo, whole(CELLS)) == expected
