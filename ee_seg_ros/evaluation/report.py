@@ -146,7 +146,7 @@ def bench_tables(name: str, found: dict) -> list:
 
 
 def exits_tables(found: dict) -> list:
-    """The tables of `exits.json` (`bench_exits.shown`): rows, claims, and exits alone against the final output alone."""
+    """The tables of `bench_exits.shown`: rows, claims, and exits alone against the final output alone."""
     changes = [[name, f"{entry['miou_change_pp']:+.2f}", *('{:+.2f} .. {:+.2f}'.format(*entry['intervals'][sure])
                                                            for sure in ('90', '95'))]
                for name, entry in found['against_final'].items()]

@@ -31,8 +31,8 @@ class ExitOutput:
     """The output of one exit for one image.
 
     bundle, exit: which one. logits: float32 (C, h, w) over the whole network input. placement: where the image lies in
-    it. stopped: bool, one value per cell of the bundle (on the grid where it has none), pixels that are not computed any
-    more; None where the criterion stops whole frames. Everything else is computed when it is first asked for.
+    it. stopped: bool, one value per cell of the bundle (on the grid where it has none): pixels that are not computed
+    any more; None where the criterion stops whole frames. Everything else is computed when it is first asked for.
     """
 
     def __init__(self, bundle: Bundle, exit_: Exit, logits: np.ndarray, placement: Placement,

@@ -31,9 +31,10 @@ class Result:
     good enough. macs: multiply-accumulates of all graphs that ran on this side; macs_at: the same up to each of the
     outputs. tensors: what graphs put out for whole maps. preprocess_ms, inference_ms: wall time; inference includes
     heads and criteria.
-    stopped: pixels that later exits leave as they are, as of `ExitOutput`; None: whole frames stop. window: cells for which stages run; None: for all of them. outer: with the halo around. crops: maps of
-    such windows, by name: (window, array). base: logits and temperature that stopped pixels have before any exit of
-    this side. before: what the robot sent of its own last output.
+    stopped: pixels that later exits leave as they are, as of `ExitOutput`; None: whole frames stop. window: cells for
+    which stages run; None: for all of them. outer: with the halo around. crops: maps of such windows, by name: (window,
+    array). base: logits and temperature that stopped pixels have before any exit of this side. before: what the robot
+    sent of its own last output.
     """
 
     placement: Placement
