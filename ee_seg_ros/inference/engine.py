@@ -163,7 +163,7 @@ class Engine:
         if limits is not None:
             self._stop_pixels(result, limits, self.bundle.worth(rule.name))
         result.score, result.settled = rule.judge([*result.before, *result.outputs], result.threshold)
-        if limits is not None and result.stopped.all():    # nothing is left to do
+        if limits is not None and result.score == 1:    # nothing is left to do
             result.settled = True
 
     def _limits(self, criterion, limits):

@@ -20,7 +20,10 @@ import onnxruntime
 from ee_seg_ros.inference.bundle import Bundle, BundleError
 
 CPU = 'CPUExecutionProvider'
-LIGHT_MACS = 50e6    # of a graph; below, waking a second thread takes longer than what it saves
+# Between two operators a thread waits so long before it sleeps: less than what waking it takes. onnxruntime can be told
+# so from this version on (github.com/microsoft/onnxruntime/pull/27916); before, it waits for ages, or not at all.
+SPIN_US, SPINS_SINCE = 20, (1, 27)
+LIGHT_MACS = 50e6    # of a graph; below, waking a second thread for each operator takes longer than what it saves
 
 
 class Graphs:
@@ -65,16 +68,24 @@ class Graphs:
                               f'{onnxruntime.__version__}: {str(error)[:200]}') from None
 
     def _options(self, graph):
-        options = onnxruntime.SessionOptions()
-        light = self._bundle.graphs[graph]['macs'] < LIGHT_MACS
+        options, spins = onnxruntime.SessionOptions(), spins_briefly(onnxruntime.__version__)
+        light = not spins and self._bundle.graphs[graph]['macs'] < LIGHT_MACS
         options.intra_op_num_threads = 1 if light else self._threads
         options.inter_op_num_threads = 1
-        # Idle pools of several sessions spin against each other: 90 ms a frame instead of 21 on two cores. Spinning
-        # within runs only (force_spinning_stop) saves 2 to 10 %, and costs 50 % where something else keeps a core busy.
-        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        # Idle pools of several sessions that spin as long as they like do so against each other: 90 ms a frame instead
+        # of 21 on two cores. Spinning within runs only (force_spinning_stop) costs 50 % where something else keeps a
+        # core busy; for 20 us only, nothing that could be told from chance, while it saves a tenth where all is quiet.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '1' if spins else '0')
+        if spins:
+            options.add_session_config_entry('session.intra_op.spin_duration_us', str(SPIN_US))
         options.add_session_config_entry('session.use_env_allocators', '1')
         options.log_severity_level = 3
         return options
+
+
+def spins_briefly(version: str) -> bool:
+    """Whether an onnxruntime of that version ('1.27.0', '1.28.0.dev20260801') can be told for how long to spin."""
+    return tuple(map(int, version.split('.')[:2])) >= SPINS_SINCE
 
 
 def _available(providers, warn):

@@ -12,8 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """Windows of feature maps: later stages run on the rectangle in which most is left to do, not on whole maps."""
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import cv2
 import numpy as np
@@ -22,8 +21,7 @@ _LITTLE = 1e-7    # sums of what has stopped are not exactly 0
 HALO = 1    # cells around a window that are run for what lies within, and not used: see docs/criteria.md
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """A rectangle of cells: rows top to bottom and columns left to right, the ends excluded."""
 
     top: int

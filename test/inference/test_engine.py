@@ -20,6 +20,7 @@ import pytest
 
 from ee_seg_ros.data.scenes import StreetDrive
 from ee_seg_ros.evaluation.metrics import confusion, mean_iou
+from ee_seg_ros.inference import graphs
 from ee_seg_ros.inference.bundle import BundleError
 from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.engine import Engine
@@ -106,11 +107,31 @@ def test_the_server_runs_to_the_end_unless_told_otherwise(tiny, noise):
     assert result.macs + rest.macs == sum(graph['macs'] for graph in tiny.graphs.values())
 
 
-def test_light_graphs_run_on_one_thread(bundle):
-    graphs = Engine(bundle, threads=3)._graphs
-    threads = {name: session.get_session_options().intra_op_num_threads for name, session in graphs._sessions.items()}
+def test_light_graphs_run_on_one_thread_where_threads_cannot_wait_for_each_other_briefly(bundle, monkeypatch):
+    def options_of():
+        sessions = Engine(bundle, threads=3)._graphs._sessions
+        return {name: session.get_session_options() for name, session in sessions.items()}
+
+    def threads_of(options):
+        return {name: each.intra_op_num_threads for name, each in options.items()}
+    monkeypatch.setattr(graphs, 'spins_briefly', lambda version: True)
+    options = options_of()
+    assert set(threads_of(options).values()) == {3}
+    spinning = [[each.get_session_config_entry(f'session.intra_op.{key}') for key in (
+        'allow_spinning', 'spin_duration_us')] for each in options.values()]
+    assert spinning == [['1', '20']] * len(options)
+    monkeypatch.setattr(graphs, 'spins_briefly', lambda version: False)
+    options = options_of()
+    threads = threads_of(options)
     assert threads['stage1'] == threads['final'] == 3 and threads['exit1'] == threads['decode'] == 1
     assert threads == {name: 1 if bundle.graphs[name]['macs'] < LIGHT_MACS else 3 for name in threads}
+    assert {each.get_session_config_entry('session.intra_op.allow_spinning') for each in options.values()} == {'0'}
+
+
+@pytest.mark.parametrize('version, spins', [('1.26.0', False), ('1.27.0', True), ('1.32.1', True), ('2.0.0', True),
+                                            ('1.17.3', False), ('1.28.0.dev20260801', True)])
+def test_onnxruntime_spins_briefly_since_some_version(version, spins):
+    assert graphs.spins_briefly(version) == spins
 
 
 @pytest.mark.parametrize('which', ['tiny', 'unsplit', 'bundle'])
