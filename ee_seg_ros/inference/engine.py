@@ -125,18 +125,19 @@ class Engine:
         result.outputs.append(ExitOutput(self.bundle, exit_, logits, result.placement, result.stopped))
         result.macs_at.append(result.macs)
 
-    def _unsettled(self, result, limits, size):
+    def _unsettled(self, result, limits, size, window):
         """(pixels that stop, bool; doubt about those that do not, float32): of every `size`-th pixel of network input.
 
         Pixels stop where the last output is sure beyond the limit of the class, and where they had before. Doubt about
-        rare classes weighs more, for mIoU counts all classes alike.
+        rare classes weighs more, for mIoU counts all classes alike. window: what is looked at, in such pixels.
         """
-        output, shape = result.output, (self.bundle.height // size, self.bundle.width // size)
-        found = confident_pixels(output.grid_logits if size == GRID else output.sampled(size), output.exit.temperature,
-                                 limits, self._weights)
-        stopped, doubt = (on_grid(each, shape, outside) for each, outside in zip(found, (1, 0)))
-        if result.stopped is not None:
-            stopped |= result.stopped if result.stopped.shape == shape else grow(result.stopped, *shape)
+        output, before = result.output, result.stopped
+        logits = output.grid_logits if size == GRID else output.sampled(size)
+        found = confident_pixels(window.crop(logits), output.exit.temperature, limits, self._weights)
+        stopped, doubt = (on_grid(each, window.size, outside) for each, outside in zip(found, (1, 0)))
+        if before is not None:
+            shape = self.bundle.height // size, self.bundle.width // size
+            stopped |= window.crop(before if before.shape == shape else grow(before, *shape))
         np.putmask(doubt, stopped, 0)
         return stopped, doubt
 
@@ -147,16 +148,20 @@ class Engine:
         `Bundle.worth`.
         """
         bundle, cells = self.bundle, self._cells
-        stopped, doubt = self._unsettled(result, limits, GRID if cells is None else bundle.height // cells[0])
+        size = GRID if cells is None else bundle.height // cells[0]
+        before = result.window or whole((bundle.height // size, bundle.width // size))    # all has stopped outside
+        found, doubt = self._unsettled(result, limits, size, before)
+        stopped = np.ones((bundle.height // size, bundle.width // size), bool)
+        before.crop(stopped)[:] = found
         result.stopped = result.output.stopped = stopped
         if cells is not None:
             stage = result.output.exit.stage    # what comes next runs on the other side behind the last one onboard
             onboard = stage in self._onboard_stages[:-1] or bundle.split is None
-            window = best_window(doubt - worth[not onboard])    # in the one before: outside of it all has stopped
+            window = best_window(doubt - worth[not onboard])
             if window is None:
                 stopped[:] = True
             else:
-                self._narrow(result, window)
+                self._narrow(result, window.outside(before))
 
     def _judge(self, rule, limits, result):
         """Score the last output and hold it against its threshold; by limits of classes its pixels stop before."""
@@ -251,7 +256,7 @@ class Engine:
         classes = np.pad(classes, [(0, rest[0]), (0, rest[1])], mode='edge')
         if not bundle.forwards_cells:
             return OnboardMap(classes)
-        settled, doubt = self._unsettled(result, bundle.send_limits, GRID)
+        settled, doubt = self._unsettled(result, bundle.send_limits, GRID, whole(classes.shape))
         window, sent = best_window(means(doubt, cells) - bundle.send_worth), np.zeros(cells, bool)
         if window is not None:
             near = shrink(widen(~settled, bundle.send_margin), *cells)

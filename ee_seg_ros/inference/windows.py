@@ -47,6 +47,10 @@ class Window(NamedTuple):
         rows, columns = array.shape[-2] // cells[0], array.shape[-1] // cells[1]
         return array[..., self.top * rows:self.bottom * rows, self.left * columns:self.right * columns]
 
+    def crop(self, array: np.ndarray) -> np.ndarray:
+        """The view of an array (..., rows, columns) with one value per cell in this window, as far as it reaches."""
+        return array[..., self.top:self.bottom, self.left:self.right]
+
     def fill_around(self, cells: np.ndarray, value) -> None:
         """Set what lies outside of this window, of an array with one value per cell."""
         cells[:self.top] = cells[self.bottom:] = value
@@ -56,6 +60,10 @@ class Window(NamedTuple):
         """With `halo` cells around it, as far as they are within another window."""
         return Window(max(self.top - halo, within.top), min(self.bottom + halo, within.bottom),
                       max(self.left - halo, within.left), min(self.right + halo, within.right))
+
+    def outside(self, other: 'Window') -> 'Window':
+        """The same cells, of which the places were counted from the top left of another window: undoes `inside`."""
+        return Window(self.top + other.top, self.bottom + other.top, self.left + other.left, self.right + other.left)
 
     def inside(self, other: 'Window') -> 'Window':
         """The same cells, counted from the top left of another window."""
