@@ -86,9 +86,9 @@ def confident_pixels(logits: np.ndarray, temperature: float, limits: np.ndarray,
     arXiv 2210.15621); with one limit for all classes ADP-C (Liu et al., ICLR 2022).
     """
     parts = np.array(logits, order='C').reshape(len(logits), -1)
-    parts -= cv2.reduce(parts, 0, cv2.REDUCE_MAX)    # all in this one array: memory takes longer than arithmetic
+    parts -= np.maximum.reduce(parts)    # all in this one array: memory takes longer than arithmetic
     parts *= np.float32(1 / temperature)
-    confidence = 1 / cv2.reduce(cv2.exp(parts, dst=parts), 0, cv2.REDUCE_SUM)[0]    # half of the time of max(), sum()
+    confidence = 1 / (np.ones(len(parts), np.float32) @ cv2.exp(parts, dst=parts))    # a third of the time of sum()
     # What is the top class's own, without argmax, which alone takes longer than all of this: its part is exp(0).
     cv2.threshold(parts, _ON_TOP, 1, cv2.THRESH_BINARY, dst=parts)
     stopped = confidence > np.asarray(limits, np.float32) @ parts    # both at once take longer than one by one

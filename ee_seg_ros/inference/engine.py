@@ -129,15 +129,19 @@ class Engine:
         """(pixels that stop, bool; doubt about those that do not, float32): of every `size`-th pixel of network input.
 
         Pixels stop where the last output is sure beyond the limit of the class, and where they had before. Doubt about
-        rare classes weighs more, for mIoU counts all classes alike. window: what is looked at, in such pixels.
+        rare classes weighs more, for mIoU counts all classes alike. window: what is looked at, in such pixels; None:
+        all of them.
         """
         output, before = result.output, result.stopped
+        shape = self.bundle.height // size, self.bundle.width // size
         logits = output.grid_logits if size == GRID else output.sampled(size)
-        found = confident_pixels(window.crop(logits), output.exit.temperature, limits, self._weights)
-        stopped, doubt = (on_grid(each, window.size, outside) for each, outside in zip(found, (1, 0)))
+        stopped, doubt = confident_pixels(logits if window is None else window.crop(logits), output.exit.temperature,
+                                          limits, self._weights)
+        inner = shape if window is None else window.size
+        stopped, doubt = on_grid(stopped, inner, 1), on_grid(doubt, inner, 0)
         if before is not None:
-            shape = self.bundle.height // size, self.bundle.width // size
-            stopped |= window.crop(before if before.shape == shape else grow(before, *shape))
+            before = before if before.shape == shape else grow(before, *shape)
+            stopped |= before if window is None else window.crop(before)
         np.putmask(doubt, stopped, 0)
         return stopped, doubt
 
@@ -147,12 +151,12 @@ class Engine:
         One pixel of each cell is looked at, and stands for the others. What has stopped stays so. worth: as of
         `Bundle.worth`.
         """
-        bundle, cells = self.bundle, self._cells
+        bundle, cells, before = self.bundle, self._cells, result.window
         size = GRID if cells is None else bundle.height // cells[0]
-        before = result.window or whole((bundle.height // size, bundle.width // size))    # all has stopped outside
-        found, doubt = self._unsettled(result, limits, size, before)
-        stopped = np.ones((bundle.height // size, bundle.width // size), bool)
-        before.crop(stopped)[:] = found
+        stopped, doubt = self._unsettled(result, limits, size, before)
+        if before is not None:    # outside of it all has stopped
+            inside, stopped = stopped, np.ones(cells, bool)
+            before.crop(stopped)[:] = inside
         result.stopped = result.output.stopped = stopped
         if cells is not None:
             stage = result.output.exit.stage    # what comes next runs on the other side behind the last one onboard
@@ -161,7 +165,7 @@ class Engine:
             if window is None:
                 stopped[:] = True
             else:
-                self._narrow(result, window.outside(before))
+                self._narrow(result, window if before is None else window.outside(before))
 
     def _judge(self, rule, limits, result):
         """Score the last output and hold it against its threshold; by limits of classes its pixels stop before."""
@@ -256,7 +260,7 @@ class Engine:
         classes = np.pad(classes, [(0, rest[0]), (0, rest[1])], mode='edge')
         if not bundle.forwards_cells:
             return OnboardMap(classes)
-        settled, doubt = self._unsettled(result, bundle.send_limits, GRID, whole(classes.shape))
+        settled, doubt = self._unsettled(result, bundle.send_limits, GRID, None)
         window, sent = best_window(means(doubt, cells) - bundle.send_worth), np.zeros(cells, bool)
         if window is not None:
             near = shrink(widen(~settled, bundle.send_margin), *cells)

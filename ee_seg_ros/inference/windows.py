@@ -91,7 +91,7 @@ def means(pixels: np.ndarray, cells: tuple) -> np.ndarray:
 def _best_run(values):
     """(first, end, sum) of the run of 1-D values with the largest sum (Kadane's algorithm); of several a short one."""
     best, total, start, first, end, place = -np.inf, 0.0, 0, 0, 0, 0
-    for value in values.ravel().tolist():    # a dozen calls of numpy take longer
+    for value in values.tolist():    # a dozen calls of numpy take longer
         if total > 0:
             total += value
         else:
@@ -104,10 +104,12 @@ def _best_run(values):
 
 def _climb(values, left, right):
     """(window, its sum): the best rows for these columns, the best columns for those rows, and the best rows again."""
-    top, bottom, _ = _best_run(cv2.reduce(values[:, left:right], 1, cv2.REDUCE_SUM))
-    left, right, _ = _best_run(cv2.reduce(values[top:bottom], 0, cv2.REDUCE_SUM))
-    top, bottom, found = _best_run(cv2.reduce(values[:, left:right], 1, cv2.REDUCE_SUM))
-    return Window(top, bottom, left, right), found
+    ones = np.ones(max(values.shape), values.dtype)    # sums as products: half of the time of sum()
+    top, bottom, _ = _best_run(values[:, left:right] @ ones[left:right])
+    first, end, found = _best_run(ones[top:bottom] @ values[top:bottom])
+    if (first, end) != (left, right):
+        top, bottom, found = _best_run(values[:, first:end] @ ones[first:end])
+    return Window(top, bottom, first, end), found
 
 
 def best_window(values: np.ndarray) -> Optional[Window]:
