@@ -302,6 +302,16 @@ def test_what_lies_outside_the_image_costs_nothing_and_is_not_sent(engine):
     assert not engine.onboard_map(whole).sent[3:].any()
 
 
+def test_cells_that_come_from_outside_the_image_have_nothing_to_refine(engine):
+    """As from a robot that does otherwise; there is no pixel to look at in their window."""
+    result = engine.segment(np.full((HEIGHT // 2, WIDTH, 3), 128, np.uint8), 'never')
+    sent = np.zeros(CELLS, bool)
+    sent[4:] = True
+    onboard = OnboardMap(engine.onboard_map(result).classes, sent)
+    server = engine.finish(engine.encode(result), result.placement, 'class_threshold', AT_NO_EXIT, onboard)
+    assert server.settled and server.exit_name == 'exit3' and server.output.stopped_share == 1
+
+
 @pytest.mark.parametrize('seed', range(3))
 def test_whole_frames_leave_behind_the_cells_of_which_the_last_exit_is_sure(engine, seed):
     robot = engine.segment(mixed_image(seed), 'entropy', (0.0,) * 4)
