@@ -12,8 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """What lies behind the split on part of a frame, as it is trained: by hand, and against what the engine computes."""
-from dataclasses import astuple
-
 import numpy as np
 import pytest
 
@@ -75,7 +73,7 @@ def image():
 
 @pytest.mark.parametrize('shares', [(0.2, 0.2), (0.1, 0.9), (1.0, 1.0)])
 def test_random_windows_have_about_that_share_and_lie_anywhere(shares):
-    windows = [astuple(random_window((21, 28), shares)) for _ in range(200)]
+    windows = [random_window((21, 28), shares) for _ in range(200)]
     for top, bottom, left, right in windows:
         assert 0 <= top < bottom <= 21 and 0 <= left < right <= 28
     areas = np.array([(bottom - top) * (right - left) / (21 * 28) for top, bottom, left, right in windows])
