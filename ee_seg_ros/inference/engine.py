@@ -18,7 +18,7 @@ from typing import Callable, Optional, Sequence
 import numpy as np
 
 from ee_seg_ros.inference.bundle import Bundle, BundleError
-from ee_seg_ros.inference.criteria import CRITERIA, confident_pixels
+from ee_seg_ros.inference.criteria import CRITERIA
 from ee_seg_ros.inference.detector import Detector
 from ee_seg_ros.inference.frame import Placement, preprocess
 from ee_seg_ros.inference.graphs import CPU, Graphs
@@ -29,7 +29,7 @@ from ee_seg_ros.inference.pixels import (
     classes_before,
     fill_means,
     keep_stopped,
-    on_grid,
+    unsettled,
 )
 from ee_seg_ros.inference.result import Result
 from ee_seg_ros.inference.windows import HALO, best_window, bounding_window, grow, means, shrink, whole, widen
@@ -125,26 +125,6 @@ class Engine:
         result.outputs.append(ExitOutput(self.bundle, exit_, logits, result.placement, result.stopped))
         result.macs_at.append(result.macs)
 
-    def _unsettled(self, result, limits, size, window):
-        """(pixels that stop, bool; doubt about those that do not, float32): of every `size`-th pixel of network input.
-
-        Pixels stop where the last output is sure beyond the limit of the class, and where they had before. Doubt about
-        rare classes weighs more, for mIoU counts all classes alike. window: what is looked at, in such pixels; None:
-        all of them.
-        """
-        output, before = result.output, result.stopped
-        shape = self.bundle.height // size, self.bundle.width // size
-        logits = output.grid_logits if size == GRID else output.sampled(size)
-        stopped, doubt = confident_pixels(logits if window is None else window.crop(logits), output.exit.temperature,
-                                          limits, self._weights)
-        inner = shape if window is None else window.size
-        stopped, doubt = on_grid(stopped, inner, 1), on_grid(doubt, inner, 0)
-        if before is not None:
-            before = before if before.shape == shape else grow(before, *shape)
-            stopped |= before if window is None else window.crop(before)
-        np.putmask(doubt, stopped, 0)
-        return stopped, doubt
-
     def _stop_pixels(self, result, limits, worth):
         """Stop the pixels of which the last output is sure, and all those outside of the window that is worth it.
 
@@ -153,7 +133,7 @@ class Engine:
         """
         bundle, cells, before = self.bundle, self._cells, result.window
         size = GRID if cells is None else bundle.height // cells[0]
-        stopped, doubt = self._unsettled(result, limits, size, before)
+        stopped, doubt = unsettled(result.output, limits, self._weights, size, result.stopped, before)
         if before is not None:    # outside of it all has stopped
             inside, stopped = stopped, np.ones(cells, bool)
             before.crop(stopped)[:] = inside
@@ -165,7 +145,7 @@ class Engine:
             if window is None:
                 stopped[:] = True
             else:
-                self._narrow(result, window if before is None else window.outside(before))
+                self._narrow(result, window if before is None else window.from_inside(before))
 
     def _judge(self, rule, limits, result):
         """Score the last output and hold it against its threshold; by limits of classes its pixels stop before."""
@@ -260,7 +240,7 @@ class Engine:
         classes = np.pad(classes, [(0, rest[0]), (0, rest[1])], mode='edge')
         if not bundle.forwards_cells:
             return OnboardMap(classes)
-        settled, doubt = self._unsettled(result, bundle.send_limits, GRID, None)
+        settled, doubt = unsettled(result.output, bundle.send_limits, self._weights, GRID, result.stopped)
         window, sent = best_window(means(doubt, cells) - bundle.send_worth), np.zeros(cells, bool)
         if window is not None:
             near = shrink(widen(~settled, bundle.send_margin), *cells)

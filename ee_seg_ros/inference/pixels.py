@@ -19,9 +19,10 @@ from typing import Optional
 import cv2
 import numpy as np
 
+from ee_seg_ros.inference.criteria import confident_pixels
 from ee_seg_ros.inference.frame import Placement
-from ee_seg_ros.inference.outputs import GRID, SAMPLED, resized
-from ee_seg_ros.inference.windows import grow
+from ee_seg_ros.inference.outputs import GRID, SAMPLED, ExitOutput, resized
+from ee_seg_ros.inference.windows import Window, grow
 
 _SURE = 12.0    # logit of a class that came without logits: a probability of 0.9999 among 11 classes
 
@@ -56,6 +57,28 @@ def keep_stopped(previous: np.ndarray, logits: np.ndarray, stopped: np.ndarray) 
     for plane, before in zip(kept, previous):    # a third of the time of numpy.where
         cv2.copyTo(before, mask, plane)
     return kept
+
+
+def unsettled(output: ExitOutput, limits: np.ndarray, weights: Optional[np.ndarray], size: int,
+              before: Optional[np.ndarray] = None, window: Optional[Window] = None) -> tuple:
+    """(pixels that stop, bool; doubt about those that do not, float32): of every `size`-th pixel of network input.
+
+    Pixels stop where an output is sure beyond the limit of the class, and where they had `before` (bool, over the whole
+    network input, at this resolution or a coarser one; None: none had). limits, weights: as of `confident_pixels`;
+    doubt about rare classes weighs more, for mIoU counts all classes alike. window: what is looked at, in such pixels,
+    and what the two maps are of; None: the whole network input.
+    """
+    shape = output.bundle.height // size, output.bundle.width // size
+    logits = output.grid_logits if size == GRID else output.sampled(size)
+    stopped, doubt = confident_pixels(logits if window is None else window.crop(logits), output.exit.temperature,
+                                      limits, weights)
+    inner = shape if window is None else window.size
+    stopped, doubt = on_grid(stopped, inner, 1), on_grid(doubt, inner, 0)
+    if before is not None:
+        before = before if before.shape == shape else grow(before, *shape)
+        stopped |= before if window is None else window.crop(before)
+    np.putmask(doubt, stopped, 0)
+    return stopped, doubt
 
 
 @dataclass(frozen=True)

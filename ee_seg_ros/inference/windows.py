@@ -61,8 +61,8 @@ class Window(NamedTuple):
         return Window(max(self.top - halo, within.top), min(self.bottom + halo, within.bottom),
                       max(self.left - halo, within.left), min(self.right + halo, within.right))
 
-    def outside(self, other: 'Window') -> 'Window':
-        """The same cells, of which the places were counted from the top left of another window: undoes `inside`."""
+    def from_inside(self, other: 'Window') -> 'Window':
+        """The same cells, where this window is counted from the top left of another one: undoes `inside`."""
         return Window(self.top + other.top, self.bottom + other.top, self.left + other.left, self.right + other.left)
 
     def inside(self, other: 'Window') -> 'Window':

@@ -71,7 +71,7 @@ def test_a_halo_ends_where_a_window_around_it_ends():
 def test_a_window_inside_another_is_cropped_from_its_crop(times):
     inner, array = Window(2, 3, 3, 5), numbered(times)
     place = inner.inside(WINDOW)
-    assert place == Window(1, 2, 1, 3) and place.size == inner.size
+    assert place == Window(1, 2, 1, 3) and place.size == inner.size and place.from_inside(WINDOW) == inner
     np.testing.assert_array_equal(place.of(WINDOW.of(array, CELLS), WINDOW.size), inner.of(array, CELLS))
 
 
